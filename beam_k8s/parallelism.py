@@ -1,0 +1,44 @@
+"""How many subtasks each source gets, and which slots then have no source to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SourcePlan", "plan_source"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """One source of the job as it will run."""
+
+    name: str
+    topics: tuple[str, ...]
+    partitions: int
+    """Summed over the topics; the source's max parallelism: a subtask beyond it would never get a partition."""
+    parallelism: int
+    """Source subtasks at the start."""
+    idle_slots: int
+    """Slots at the start in which no subtask of this source runs. The steps after it still use them."""
+
+    def sentence(self) -> str:
+        """The plan of this source, for people."""
+        topics = ", ".join(self.topics)
+        text = (
+            f"{self.name}: {self.parallelism} source subtasks for {self.partitions} partitions of {topics}"
+        )
+        if self.idle_slots:
+            text += f"; {self.idle_slots} of {self.parallelism + self.idle_slots} slots have no partition of it to read"
+        return text
+
+
+def plan_source(name: str, topics: tuple[str, ...], partitions: int, slots: int) -> SourcePlan:
+    """Give a source as many subtasks as it has partitions, but at most one a slot.
+
+    Args:
+        name: label of the step.
+        topics: what it reads.
+        partitions: of all its topics, at least 1.
+        slots: of the whole job at the start, at least 1.
+    """
+    parallelism = min(partitions, slots)
+    return SourcePlan(name, topics, partitions, parallelism, slots - parallelism)

@@ -1,0 +1,262 @@
+"""What a user asked for, resolved and checked: flag > environment (``BEAM_K8S_*``) > file > default.
+
+Pure: the caller reads the environment and the file and passes them in. Flags that Beam's own option classes or Beam's
+Java FlinkPipelineOptions know keep their meaning there (``--num_workers``, ``--checkpointing_interval``, ...).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from beam_k8s.errors import BeamK8sError, ConfigError
+from beam_k8s.names import check_job_name
+from beam_k8s.versions import FLINK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Settings", "resolve"]
+
+_MACHINE_TYPE = re.compile(r"n1-(standard|highmem|highcpu)-(\d+)")
+
+_PROTECTED = {
+    "execution.checkpointing.mode": "exactly-once is what the Kafka source and sink rely on",
+    "jobmanager.rpc.address": "the local target chooses loopback addresses and free ports",
+    "jobmanager.rpc.port": "the local target chooses loopback addresses and free ports",
+    "pipeline.jars": "the runner jar belongs in Flink's lib folder: as a user jar each rescale leaks metaspace",
+}
+"""Flink settings that would break the job, with the reason."""
+
+
+class Settings(BaseModel):
+    """All that steers one submission. Units stand in each field's docstring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    job_name: str
+    """Name of the job, of the FlinkDeployment and of the run directory; a DNS label of at most 45 characters."""
+    target: Literal["kubernetes", "local"] = "kubernetes"
+    """Where the job runs. Default as the product's name says; ``local`` is for a desk and for tests."""
+    dry_run: Literal["none", "client"] = "none"
+    """``client``: print the plan, create nothing."""
+    num_workers: int = Field(default=1, ge=1, le=10_000)
+    """TaskManagers at the start. Dataflow's flag and default."""
+    machine_type: str = "n1-standard-1"
+    """Worker type; its last number is the vCPUs of a TaskManager. Named as on Google Cloud, whose users come here."""
+    task_slots: int | None = Field(default=None, ge=1, le=256)
+    """Slots of a TaskManager. Default: one a vCPU, since each slot has one Python worker that can fill a core."""
+    parallelism: int | None = Field(default=None, ge=1)
+    """Subtasks wanted. Becomes ``num_workers`` (rounded up to whole TaskManagers) where that is not given."""
+    max_parallelism: int = Field(default=128, ge=1, le=32_768)
+    """Key groups, hence the most subtasks a job can ever have without losing its state. Flink's own default."""
+    flink_version: str = FLINK.rpartition(".")[0]
+    """Only the version that this release is built with."""
+    flink_master: str | None = None
+    """``local``: host:port of a Flink session cluster of ours on this machine to run in, instead of starting one."""
+    storage: str | None = None
+    """URL of the folder for checkpoints and savepoints. ``local``: default inside the run directory."""
+    savepoint_path: str | None = None
+    """Checkpoint or savepoint to start from; Beam's Flink flag. A folder with several checkpoints means its newest."""
+    allow_non_restored_state: bool = False
+    """Start although the savepoint has state of a step that is gone."""
+    run_dir: str | None = None
+    """``local``: folder of logs and working files; default: a new one, removed when the job is DONE."""
+    flink_conf: dict[str, str] = Field(default_factory=dict)
+    """Flink settings of the user; they win over ours."""
+    streaming: bool = False
+    """``--streaming``. A pipeline with an unbounded PCollection runs as streaming anyway."""
+    checkpointing_interval: int = Field(default=10_000, ge=100)
+    """Milliseconds between checkpoints of a streaming job. The original system's 10 s: what a restart replays."""
+    checkpoint_timeout_millis: int = Field(default=60_000, ge=1000)
+    """Milliseconds after which a checkpoint is given up. The original system's 60 s."""
+    max_bundle_size: int = Field(default=20_000, ge=1)
+    """Elements in a bundle of a streaming job. 20,000 gave +36 % over Beam's 1,000 (one record an element)."""
+    max_bundle_time_mills: int = Field(default=1000, ge=1)
+    """Milliseconds a bundle stays open at most: what an idle stream adds to latency. Beam's default for streaming."""
+    finish_bundle_before_checkpointing: bool = True
+    """Must stay true for streaming. With false, Beam's operator holds the outputs of a bundle that a checkpoint ended
+    until the next element: an idle source keeps them for ever, a pipeline that starts with Impulse hangs."""
+    object_reuse: bool = True
+    """Flink passes elements between chained operators without copying. Safe: Beam forbids changing elements."""
+    faster_copy: bool = True
+    """Beam's coders do not copy where Flink asks for it, for the same reason."""
+    sdk_worker_parallelism: int | None = Field(default=None, ge=1)
+    """Python processes of a TaskManager. Default: one a slot (25 to 74 % more records a second than one in all)."""
+    environment_type: Literal["PROCESS", "LOOPBACK"] = "PROCESS"
+    """``PROCESS``: the TaskManager starts the Python harness. ``LOOPBACK``: the harness is the launching process
+    itself, for a debugger; local only."""
+
+    @field_validator("job_name")
+    @classmethod
+    def _job_name(cls, value: str) -> str:
+        return check_job_name(value)
+
+    @field_validator("machine_type")
+    @classmethod
+    def _machine_type(cls, value: str) -> str:
+        if not _MACHINE_TYPE.fullmatch(value):
+            raise ConfigError(
+                f"--machine_type={value} is not a worker type.",
+                hint="Use n1-standard-N, n1-highmem-N or n1-highcpu-N, N being the vCPUs of a worker.",
+            )
+        return value
+
+    @field_validator("flink_version")
+    @classmethod
+    def _flink_version(cls, value: str) -> str:
+        ours = FLINK.rpartition(".")[0]
+        if value != ours:
+            raise ConfigError(
+                f"--flink_version={value} is not supported.",
+                hint=f"This release runs Flink {FLINK}: leave the flag out or say --flink_version={ours}.",
+            )
+        return value
+
+    @field_validator("flink_conf")
+    @classmethod
+    def _flink_conf(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, reason in _PROTECTED.items():
+            if key in value:
+                raise ConfigError(
+                    f"--k8s_flink_conf={key}={value[key]} is refused: {reason}.", hint="Leave it out."
+                )
+        return value
+
+    @property
+    def slots(self) -> int:
+        """Slots of one TaskManager."""
+        if self.task_slots is not None:
+            return self.task_slots
+        return int(self.machine_type.rpartition("-")[2])
+
+    @property
+    def workers(self) -> int:
+        """TaskManagers at the start."""
+        if self.parallelism is not None and "num_workers" not in self.model_fields_set:
+            return -(-self.parallelism // self.slots)
+        return self.num_workers
+
+    @property
+    def python_workers(self) -> int:
+        """Python processes of one TaskManager."""
+        return self.sdk_worker_parallelism or self.slots
+
+
+_FLAG_OF = {name: f"--k8s_{name}" for name in ("target", "dry_run", "task_slots", "storage", "run_dir", "flink_conf")}
+"""Fields whose flag is ours; every other field is named as Beam names its flag."""
+
+_ABSENT = {"parallelism": -1, "max_parallelism": -1, "flink_master": "[auto]"}
+"""What Beam's own option classes say for "not given"."""
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Mapping[str, Any],
+    *,
+    unbounded: bool = False,
+) -> Settings:
+    """Resolve the settings of one submission.
+
+    Args:
+        flags: the pipeline options as Beam gives them, ours as ``k8s_NAME``. None means not given.
+        environment: the process environment; ``BEAM_K8S_TASK_SLOTS=2`` is ``--k8s_task_slots=2``.
+        file: the table of ``beam_k8s.toml`` or ``[tool.beam_k8s]``, keyed by field name.
+        unbounded: the pipeline reads an unbounded source, so it streams, whatever the flag says.
+
+    Raises:
+        ConfigError: with everything that is wrong, each with its option, value and way out.
+    """
+    errors: list[BeamK8sError] = []
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    known = set(Settings.model_fields)
+    errors += [
+        ConfigError(f"beam_k8s.toml: {key} is not a setting.", hint=f"Known: {', '.join(sorted(known))}")
+        for key in file
+        if key not in known
+    ]
+    for field in sorted(known):
+        flag = _FLAG_OF.get(field, f"--{field}")
+        variable = f"BEAM_K8S_{field.upper()}"
+        given = flags.get(flag.removeprefix("--"))
+        if given is not None and given != _ABSENT.get(field):
+            values[field], origin[field] = given, flag
+        elif variable in environment:
+            values[field], origin[field] = environment[variable], variable
+        elif field in file:
+            values[field], origin[field] = file[field], f"beam_k8s.toml: {field}"
+    if unbounded:
+        values["streaming"] = True
+    if "flink_conf" in values:
+        values["flink_conf"] = _flink_conf(values["flink_conf"], origin["flink_conf"], errors)
+    settings: Settings | None = None
+    try:
+        settings = Settings(**values)
+    except ValidationError as problems:
+        for problem in problems.errors():
+            cause = problem.get("ctx", {}).get("error")
+            if isinstance(cause, BeamK8sError):
+                errors.append(cause)
+            else:
+                field = str(problem["loc"][0])
+                errors.append(
+                    ConfigError(
+                        f"{origin.get(field, _FLAG_OF.get(field, '--' + field))}={problem['input']} is refused.",
+                        hint=f"{problem['msg']}.",
+                    )
+                )
+    if settings is not None:
+        errors += _across(settings)
+    if errors:
+        raise ConfigError.of_all(errors)
+    assert settings is not None  # noqa: S101 - for the type checker: no errors means it validated
+    return settings
+
+
+def _flink_conf(given: Any, origin: str, errors: list[BeamK8sError]) -> dict[str, str]:
+    if isinstance(given, dict):
+        return {str(key): str(value) for key, value in given.items()}
+    conf = {}
+    for item in given.split(",") if isinstance(given, str) else given:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            errors.append(
+                ConfigError(f"{origin}={item} is not KEY=VALUE.", hint=f"For example {origin}=rest.port=8081")
+            )
+        conf[key.strip()] = value.strip()
+    return conf
+
+
+def _across(settings: Settings) -> list[BeamK8sError]:
+    """What is wrong between two settings that are each fine alone."""
+    errors: list[BeamK8sError] = []
+    if settings.streaming and not settings.finish_bundle_before_checkpointing:
+        errors.append(
+            ConfigError(
+                "--finish_bundle_before_checkpointing=false is refused for a streaming job: outputs of a bundle that a "
+                "checkpoint ended would stay in Flink's state until the next record, an idle source keeps them for "
+                "ever, and a pipeline that starts with Impulse or Create may hang at its start.",
+                hint="Leave it out: true is the default here.",
+            )
+        )
+    if settings.workers * settings.slots > settings.max_parallelism:
+        errors.append(
+            ConfigError(
+                f"{settings.workers} workers with {settings.slots} slots are more than "
+                f"--max_parallelism={settings.max_parallelism} subtasks.",
+                hint="Raise --max_parallelism (it fixes the number of key groups: state of an older job is lost) or "
+                "lower --num_workers.",
+            )
+        )
+    if settings.target == "kubernetes":
+        errors.append(
+            ConfigError(
+                "--k8s_target=kubernetes is not available in this release.",
+                hint="Run on this machine with --k8s_target=local",
+            )
+        )
+    return errors

@@ -1,0 +1,75 @@
+"""``beam-k8s``: run a script that does not know us, make the runner known for good, stop a local job."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import beam_k8s
+from beam_k8s.errors import BeamK8sError, NotFound
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=beam_k8s.__doc__)
+autoload = typer.Typer(no_args_is_help=True, help="Make --runner=FlinkK8s known to every script of this environment.")
+app.add_typer(autoload, name="autoload")
+
+_PTH = "beam_k8s_autoload.pth"
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context, script: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
+    """Run a pipeline script with --runner=FlinkK8s, unless it is given another; all other flags are the script's."""
+    arguments = list(context.args)
+    if not any(argument == "--runner" or argument.startswith("--runner=") for argument in arguments):
+        arguments.append("--runner=FlinkK8s")
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent.absolute()))
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@app.command()
+def cancel(name: Annotated[str, typer.Argument(help="The job's name.")]) -> None:
+    """Stop a job that runs on this machine; its last checkpoint is kept."""
+    from beam_k8s.launcher import local
+
+    if not local.cancel(name):
+        running = ", ".join(sorted({job for job, _ in local.running_jobs()})) or "none"
+        raise NotFound(f"no job {name} runs on this machine.", hint=f"Running: {running}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(beam_k8s.__version__)
+
+
+def _pth() -> Path:
+    return Path(sysconfig.get_path("purelib")) / _PTH
+
+
+@autoload.command()
+def enable() -> None:
+    """Let this Python environment import beam_k8s at its start (5 ms; Beam itself is not imported)."""
+    _pth().write_text("import beam_k8s\n")
+    print(f"--runner=FlinkK8s is known to every script run by {sys.executable}")
+
+
+@autoload.command()
+def disable() -> None:
+    """Undo ``enable``."""
+    _pth().unlink(missing_ok=True)
+
+
+def main() -> None:
+    """The command line: one line per error, exit codes of ``errors``."""
+    try:
+        app(standalone_mode=True)
+    except BeamK8sError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,187 @@
+"""Typed reads and the few writes of Flink's REST endpoint, live or from the archive that an ended job leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import requests
+
+from beam_k8s.errors import FlinkError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "ArchivedFlink",
+    "FlinkReads",
+    "FlinkRest",
+    "JobException",
+    "RestError",
+    "Vertex",
+    "accumulators",
+    "exceptions",
+    "status",
+    "vertices",
+]
+
+_ACCUMULATOR = "__metricscontainers"
+"""Name under which Beam's Flink runner registers its metrics."""
+
+
+class FlinkReads(Protocol):
+    """What answers GET requests with Flink's JSON."""
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON at a path such as ``/jobs/ID``.
+
+        Raises:
+            FlinkError: not reachable, or no such path (``status`` 404).
+        """
+
+
+class RestError(FlinkError):
+    """Flink answered with an HTTP error."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class FlinkRest:
+    """Flink's REST endpoint.
+
+    Args:
+        url: base URL, ``http://host:port``.
+        timeout: seconds for one request.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        self.url = url
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy must not stand between us and a loopback address
+
+    def get(self, path: str) -> dict[str, Any]:
+        """See FlinkReads."""
+        return self._call("GET", path)
+
+    def cancel(self, job_id: str) -> None:
+        """Ask Flink to cancel the job; returns before it has ended."""
+        self._call("PATCH", f"/jobs/{job_id}?mode=cancel")
+
+    def run(
+        self,
+        entry_class: str,
+        arguments: list[str],
+        conf: dict[str, str],
+        *,
+        savepoint: str | None = None,
+        allow_non_restored: bool = False,
+    ) -> str:
+        """Run a main class of Flink's own lib folder in a session cluster, with Flink settings; returns the job id.
+
+        Flink wants a jar to be uploaded first: ours is empty, so that no class loader of the job holds classes.
+        """
+        jar = io.BytesIO()
+        with zipfile.ZipFile(jar, "w") as archive:
+            archive.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
+        upload = self._call(
+            "POST", "/jars/upload", files={"jarfile": ("empty.jar", jar.getvalue(), "application/x-java-archive")}
+        )
+        jar_id = upload["filename"].rpartition("/")[2]
+        body: dict[str, Any] = {
+            "entryClass": entry_class,
+            "programArgsList": arguments,
+            "flinkConfiguration": conf,
+        }
+        if savepoint:
+            body |= {"savepointPath": savepoint, "allowNonRestoredState": allow_non_restored}
+        try:
+            return str(self._call("POST", f"/jars/{jar_id}/run", json=body, timeout=120.0)["jobid"])
+        finally:
+            self._call("DELETE", f"/jars/{jar_id}")
+
+    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        arguments.setdefault("timeout", self._timeout)
+        try:
+            response = self._session.request(method, self.url + path, **arguments)
+        except requests.RequestException as cause:
+            raise FlinkError(f"Flink at {self.url} does not answer: {type(cause).__name__}.") from cause
+        if not response.ok:
+            raise RestError(f"Flink refused {method} {path}: {_first_error(response)}", response.status_code)
+        return dict(response.json()) if response.content else {}
+
+
+def _first_error(response: requests.Response) -> str:
+    try:
+        return "\n".join(response.json()["errors"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"
+
+
+class ArchivedFlink:
+    """What Flink's JobManager wrote about a job that has ended (``jobmanager.archive.fs.dir``)."""
+
+    def __init__(self, file: Path) -> None:
+        self._answers = {entry["path"]: entry["json"] for entry in json.loads(file.read_text())["archive"]}
+
+    def get(self, path: str) -> dict[str, Any]:
+        """See FlinkReads."""
+        if path not in self._answers:
+            raise RestError(f"the archived job has no {path}", 404)
+        return dict(json.loads(self._answers[path]))
+
+
+@dataclass(frozen=True, slots=True)
+class Vertex:
+    """One vertex of the job graph: one or several chained operators."""
+
+    id: str
+    name: str
+    parallelism: int
+    max_parallelism: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobException:
+    """A failure of a task that made the job restart, or fail."""
+
+    timestamp_ms: int
+    stacktrace: str
+
+
+def status(flink: FlinkReads, job_id: str) -> str | None:
+    """Flink's state of the job; None if Flink does not know it (yet). Asks for the list: Flink logs each 404."""
+    if isinstance(flink, ArchivedFlink):
+        return str(flink.get(f"/jobs/{job_id}")["state"])
+    return next((job["status"] for job in flink.get("/jobs")["jobs"] if job["id"] == job_id), None)
+
+
+def vertices(flink: FlinkReads, job_id: str) -> list[Vertex]:
+    """The job's vertices in topological order."""
+    return [
+        Vertex(v["id"], v["name"], v["parallelism"], v["maxParallelism"], v["status"])
+        for v in flink.get(f"/jobs/{job_id}")["vertices"]
+    ]
+
+
+def exceptions(flink: FlinkReads, job_id: str) -> list[JobException]:
+    """Root failures, oldest first."""
+    entries = flink.get(f"/jobs/{job_id}/exceptions").get("exceptionHistory", {}).get("entries", [])
+    return sorted(
+        (JobException(entry["timestamp"], entry["stacktrace"]) for entry in entries), key=lambda e: e.timestamp_ms
+    )
+
+
+def accumulators(flink: FlinkReads, job_id: str) -> list[dict[str, Any]]:
+    """Beam's MonitoringInfos of the job as proto3 JSON; empty before the first task reported."""
+    answer = flink.get(f"/jobs/{job_id}/accumulators")
+    for accumulator in answer.get("user-task-accumulators", []):
+        if accumulator["name"] == _ACCUMULATOR and accumulator["value"].startswith("["):
+            return list(json.loads(accumulator["value"]))
+    return []

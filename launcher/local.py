@@ -1,0 +1,662 @@
+"""The ``local`` target: the same jar, Flink configuration and Python harness as on Kubernetes, as processes here.
+
+A job gets a Flink cluster of its own (application mode, reactive: it always uses all TaskManagers there are), or runs
+in a session cluster given by ``--flink_master``, which starts it in 2 s instead of 10. Everything listens on loopback
+only. ``supervisor`` owns the processes; all of a run's files stand in one folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import psutil
+
+import beam_k8s
+from beam_k8s.errors import BeamK8sError, ConfigError, FlinkError, LocalClusterError
+from beam_k8s.flink_conf import TaskManagerMemory, java_options, reactive_conf
+from beam_k8s.launcher import flink_rest, supervisor
+from beam_k8s.launcher.flink_rest import ArchivedFlink, FlinkReads, FlinkRest
+from beam_k8s.launcher.target import Observation
+from beam_k8s.states import TERMINAL, pipeline_state
+from beam_k8s.versions import JAVA
+
+if TYPE_CHECKING:
+    from beam_k8s.launcher.plan import SubmitPlan
+    from beam_k8s.settings import Settings
+
+__all__ = ["LocalTarget", "SessionCluster", "preflight", "running_jobs"]
+
+JOB_MAIN = "org.beamk8s.runner.JobMain"
+_APPLICATION = "org.apache.flink.container.entrypoint.StandaloneApplicationClusterEntryPoint"
+_SESSION = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+_TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_FREE_BYTES = 256 << 20
+"""What a run may need at once for logs, shuffles and checkpoints before it even works."""
+_OPTIONS_FILE = "job/options.json"
+_START_SECONDS = 120
+
+_LOG4J = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.file.ref = File
+appender.file.name = File
+appender.file.type = RollingFile
+appender.file.fileName = ${sys:log.file}
+appender.file.filePattern = ${sys:log.file}.%i
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %-60c %x - %m%n
+appender.file.policies.type = Policies
+appender.file.policies.size.type = SizeBasedTriggeringPolicy
+appender.file.policies.size.size = 100MB
+appender.file.strategy.type = DefaultRolloverStrategy
+appender.file.strategy.max = 3
+logger.kafka.name = org.apache.kafka
+logger.kafka.level = WARN
+logger.pekko.name = org.apache.pekko
+logger.pekko.level = WARN
+"""
+
+
+# Before anything is created
+
+
+def preflight(settings: Settings) -> list[BeamK8sError]:
+    """All that would keep the local target from working, found without starting anything."""
+    errors: list[BeamK8sError] = []
+    for check in (_check_java, _check_jars, _check_ports, _check_folders, _check_session):
+        try:
+            check(settings)
+        except BeamK8sError as error:
+            errors.append(error)
+    return errors
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if java is None:
+        where = f"JAVA_HOME={home} has no bin/java" if home else "no java on the PATH"
+        raise ConfigError(
+            f"JDK missing: {where}.",
+            hint=f"Install JDK {JAVA} (Debian: apt-get install openjdk-{JAVA}-jdk-headless) or set JAVA_HOME.",
+        )
+    return java
+
+
+def _check_java(_: Settings) -> None:
+    java = _java()
+    text = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', text)
+    if version is None or int(version[1]) < JAVA:
+        found = version[1] if version else "unknown"
+        raise ConfigError(
+            f"JDK too old: {java} is Java {found}, this release needs {JAVA}.",
+            hint=f"Install JDK {JAVA} (Debian: apt-get install openjdk-{JAVA}-jdk-headless) or point JAVA_HOME at it.",
+        )
+
+
+def _flink_lib() -> Path:
+    spec = find_spec("pyflink")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for folder in folders:
+        if (Path(folder) / "lib").is_dir():
+            return Path(folder) / "lib"
+    raise LocalClusterError("Flink's jars are not installed.", hint="pip install apache-flink-libraries")
+
+
+def _runner_jar() -> Path:
+    jar = Path(beam_k8s.__file__).parent / "jars" / "beam-k8s-runner.jar"
+    if not jar.is_file():
+        raise LocalClusterError(f"the runner jar {jar} is missing.", hint="In a source checkout: make jar")
+    return jar
+
+
+def _check_jars(_: Settings) -> None:
+    _flink_lib()
+    _runner_jar()
+
+
+def _check_ports(settings: Settings) -> None:
+    for key in ("rest.port", "blob.server.port"):
+        port = settings.flink_conf.get(key, "0")
+        if not port.isdecimal() or int(port) > 65535:
+            raise ConfigError(f"--k8s_flink_conf={key}={port} is not a port.", hint="Use 1 to 65535.")
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", int(port)))
+            except OSError as cause:
+                raise ConfigError(
+                    f"--k8s_flink_conf={key}={port}: the port is taken on 127.0.0.1 ({cause.strerror}).",
+                    hint="Use another, or leave it out: a free one is chosen.",
+                ) from cause
+
+
+def _check_folders(settings: Settings) -> None:
+    errors: list[BeamK8sError] = []
+    folder = Path(settings.run_dir or _runs()).absolute()
+    if settings.run_dir and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        errors.append(
+            ConfigError(
+                f"--k8s_run_dir={settings.run_dir} exists and is not an empty folder.", hint="Name a new folder."
+            )
+        )
+    for flag, path in (("--k8s_run_dir", folder), ("--k8s_storage", _local_path(settings.storage))):
+        if path is None:
+            continue
+        parent = next(p for p in (path, *path.parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            errors.append(ConfigError(f"{flag}={path}: {parent} is not writable.", hint="Name another folder."))
+        elif (free := shutil.disk_usage(parent).free) < _FREE_BYTES:
+            errors.append(
+                ConfigError(
+                    f"{flag}={path}: the disk is full, {free >> 20} MiB are free and {_FREE_BYTES >> 20} needed.",
+                    hint=f"Free some room, or name a folder on another disk with {flag}.",
+                )
+            )
+    if settings.savepoint_path:
+        try:
+            _restore_path(settings.savepoint_path)
+        except ConfigError as error:
+            errors.append(error)
+    if any(name == settings.job_name for name, _ in running_jobs()):
+        errors.append(
+            ConfigError(
+                f"--job_name={settings.job_name}: a job of this name runs here already.",
+                hint=f"Use another name, or stop it: beam-k8s cancel {settings.job_name}",
+            )
+        )
+    if errors:
+        raise ConfigError.of_all(errors)
+
+
+def _check_session(settings: Settings) -> None:
+    if settings.flink_master is None:
+        return
+    url = _session_url(settings.flink_master)
+    try:
+        FlinkRest(url, timeout=10).get("/overview")
+    except FlinkError as cause:
+        raise ConfigError(
+            f"--flink_master={settings.flink_master}: no Flink answers at {url}.",
+            hint="Start one, or leave the flag out: the job then gets a cluster of its own.",
+        ) from cause
+
+
+def _session_url(master: str) -> str:
+    url = master if "://" in master else f"http://{master}"
+    host = re.sub(r"^https?://|:\d+.*$", "", url)
+    if host not in {"127.0.0.1", "localhost", "[::1]"}:
+        raise ConfigError(
+            f"--flink_master={master} is not on this machine.",
+            hint="The local target hands files over: only 127.0.0.1:PORT can be given.",
+        )
+    return url.rstrip("/")
+
+
+def _local_path(url: str | None) -> Path | None:
+    """The path of a file:// URL or plain path; None for other schemes."""
+    if url is None:
+        return None
+    if url.startswith("file:"):
+        return Path(re.sub(r"^file:(//)?", "", url))
+    return None if "://" in url else Path(url).absolute()
+
+
+def _restore_path(given: str) -> str:
+    """The checkpoint to restore: the given one, or the newest below a given local folder."""
+    folder = _local_path(given)
+    if folder is None:
+        return given
+    newest = supervisor.newest_checkpoint(folder)
+    if newest is None:
+        raise ConfigError(
+            f"--savepoint_path={given} holds no completed checkpoint or savepoint.",
+            hint="Name the folder with a _metadata file in it, or one above it.",
+        )
+    return f"file://{newest}"
+
+
+# Runs
+
+
+def _runs() -> Path:
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "beam_k8s" / "runs"
+
+
+def running_jobs() -> list[tuple[str, Path]]:
+    """Name and run directory of each job that runs on this machine for this user."""
+    runs = _runs()
+    if not runs.is_dir():
+        return []
+    return [
+        (entry.name.rpartition("-")[0], entry.resolve())
+        for entry in sorted(runs.iterdir())
+        if (entry / supervisor.CONTROL_SOCKET).exists()
+    ]
+
+
+class _Control:
+    """The launcher's end of a supervisor's control socket."""
+
+    def __init__(self, run_dir: Path) -> None:
+        # A unix socket's path may have 107 bytes; a path through an open folder is always short.
+        folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(30)
+            self._socket.connect(f"/proc/self/fd/{folder}/{supervisor.CONTROL_SOCKET}")
+        finally:
+            os.close(folder)
+        self._file = self._socket.makefile("rb")
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send one request; the answer.
+
+        Raises:
+            LocalClusterError: the supervisor is gone.
+        """
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            line = self._file.readline()
+        except OSError as cause:
+            raise LocalClusterError("the local cluster has ended.") from cause
+        if not line:
+            raise LocalClusterError("the local cluster has ended.")
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+class _Cluster:
+    """A supervised Flink cluster in a run directory."""
+
+    def __init__(self, run_dir: Path, conf: dict[str, str], main: list[str], *, workers: int, checkpoints: str) -> None:
+        self.run_dir = run_dir
+        self.rest = FlinkRest(f"http://127.0.0.1:{conf['rest.port']}", timeout=10)
+        (run_dir / "conf").mkdir()
+        text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in sorted(conf.items()))
+        _write_private(run_dir / "conf" / "config.yaml", text)  # may hold the storage's credentials
+        (run_dir / "conf" / "log4j.properties").write_text(_LOG4J)
+        memory = TaskManagerMemory()
+        spec = {
+            # The JobManager compiles little and lives for one job: the cheap compiler starts it faster.
+            "jobmanager": self._jvm(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"], main),
+            "taskmanager": self._jvm(
+                memory.jvm_flags(), [_TASK_MANAGER, "-D", "taskmanager.resource-id=@NAME@"]
+            ),
+            "workers": workers,
+            "checkpoints": checkpoints,
+            "secret_files": [_OPTIONS_FILE, "conf/config.yaml"],
+        }
+        (run_dir / "cluster.json").write_text(json.dumps(spec))
+        environment = {**os.environ, "FLINK_CONF_DIR": str(run_dir / "conf"), "FLINK_PLUGINS_DIR": str(_flink_lib().parent / "plugins")}
+        with (run_dir / "logs" / "supervisor.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", supervisor.__name__, str(run_dir)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None  # noqa: S101 - PIPE was asked for
+        with self.process.stdout as ready:
+            if ready.readline() != supervisor.READY:
+                self.process.wait()
+                text = (run_dir / "logs" / "supervisor.log").read_text()
+                raise LocalClusterError(f"the supervisor did not start:\n{text}")
+        self.control = _Control(run_dir)
+        self.control.ask(op="attach")
+
+    def _jvm(self, flags: list[str], main: list[str]) -> list[str]:
+        conf = str(self.run_dir / "conf")
+        lib = _flink_lib()
+        jars = [*sorted(lib.glob("log4j-*.jar")), *lib.glob("flink-dist-*.jar"), _runner_jar()]
+        own = ["--configDir", conf]
+        return [
+            _java(),
+            *flags,
+            *java_options(),
+            f"-Dlog.file={self.run_dir}/logs/@NAME@.log",
+            f"-Dlog4j.configurationFile=file:{conf}/log4j.properties",
+            "-cp",
+            os.pathsep.join(str(jar) for jar in jars),
+            main[0],
+            *own,
+            *main[1:],
+        ]
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        if self.alive():
+            with suppress(LocalClusterError):
+                self.control.ask(op="stop")
+            self.process.wait()
+        self.control.close()
+
+    def error(self) -> str:
+        """Why the cluster gave up, if it did."""
+        file = self.run_dir / "error"
+        return file.read_text() if file.exists() else ""
+
+
+def _write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Free TCP ports below the range from which the system takes ports of outgoing connections."""
+    free: list[int] = []
+    candidates = random.Random()  # noqa: S311 - not a secret
+    while len(free) < count:
+        port = candidates.randrange(20_000, 32_000)
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            free.append(port)
+    return free
+
+
+def _cluster_conf(run_dir: Path, storage: str) -> dict[str, str]:
+    rpc, rest = _free_ports(2)
+    return {
+        "jobmanager.rpc.address": "127.0.0.1",
+        "jobmanager.bind-host": "127.0.0.1",
+        "jobmanager.rpc.port": str(rpc),
+        "rest.address": "127.0.0.1",
+        "rest.bind-address": "127.0.0.1",
+        "rest.port": str(rest),
+        "taskmanager.host": "127.0.0.1",
+        "taskmanager.bind-host": "127.0.0.1",
+        "io.tmp.dirs": str(run_dir / "tmp"),
+        "web.tmpdir": str(run_dir / "tmp"),
+        "state.checkpoints.dir": storage,
+        "state.savepoints.dir": storage,
+        "jobmanager.archive.fs.dir": f"file://{run_dir}/archive",
+        # A failed main becomes a FAILED job that can be asked for its exception.
+        "execution.submit-failed-job-on-application-error": "true",
+        "metrics.fetcher.update-interval": "1000",
+        "taskmanager.cpu.cores": "1",  # Flink's scripts would ask the system; on one machine it decides nothing
+        **TaskManagerMemory().conf(),
+    }
+
+
+class SessionCluster:
+    """A Flink session cluster on this machine; jobs given ``--flink_master=ADDRESS`` start in it in seconds.
+
+    A context manager; leaving it, or the end of this process, stops everything.
+
+    Args:
+        run_dir: new or empty folder for logs and working files; the caller's to remove.
+        workers: TaskManagers.
+        slots: of each TaskManager.
+        conf: more Flink settings.
+    """
+
+    def __init__(self, run_dir: Path, *, workers: int = 1, slots: int = 2, conf: dict[str, str] | None = None) -> None:
+        for folder in ("logs", "tmp", "archive"):
+            (run_dir / folder).mkdir(parents=True)
+        settings = {"taskmanager.numberOfTaskSlots": str(slots), **(conf or {})}
+        storage = f"file://{run_dir}/checkpoints"
+        self._cluster = _Cluster(
+            run_dir, _cluster_conf(run_dir, storage) | settings, [_SESSION], workers=workers, checkpoints=""
+        )
+        self.address = self._cluster.rest.url.removeprefix("http://")
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(FlinkError):
+                if self._cluster.rest.get("/overview")["taskmanagers"]:
+                    return self
+            if not self._cluster.alive():
+                break
+            time.sleep(0.2)
+        self.stop()
+        raise LocalClusterError("the session cluster did not start.", hint=f"See {self._cluster.run_dir}/logs")
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all processes of the cluster. Idempotent."""
+        self._cluster.stop()
+
+
+class LocalTarget:
+    """Runs jobs on this machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        suffix = secrets.token_hex(4)
+        self._registered = _runs() / f"{settings.job_name}-{suffix}"
+        self.run_dir = Path(settings.run_dir).absolute() if settings.run_dir else self._registered
+        self._keep = settings.run_dir is not None
+
+    def harness_command(self, plan: SubmitPlan) -> tuple[str, dict[str, str]]:
+        """See Target. The harness is this interpreter, with this process's import path."""
+        del plan
+        path = [entry or str(Path.cwd()) for entry in sys.path]
+        return str(self.run_dir / "harness"), {
+            "PYTHONPATH": os.pathsep.join([str(self.run_dir / "staged" / "site-packages"), *path]),
+            "BEAM_K8S_LOG_DIR": str(self.run_dir / "logs"),
+            "SEMI_PERSISTENT_DIRECTORY": str(self.run_dir),
+        }
+
+    @property
+    def staged(self) -> Path:
+        """Folder whose content every harness finds: the pickled main session, ``site-packages``."""
+        return self.run_dir / "staged"
+
+    def deploy(self, plan: SubmitPlan) -> LocalJob:
+        """See Target."""
+        try:
+            self._fill(plan)
+            return self._start(plan)
+        except BaseException:
+            self.remove()
+            raise
+
+    def prepare(self) -> None:
+        """Make the run directory.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            for folder in ("logs", "tmp", "job", "staged", "archive"):
+                (self.run_dir / folder).mkdir(parents=True, exist_ok=True)
+            self.run_dir.chmod(0o700)
+            if self.run_dir != self._registered:
+                self._registered.parent.mkdir(parents=True, exist_ok=True)
+                self._registered.symlink_to(self.run_dir)
+        except OSError as cause:
+            self.remove()
+            raise ConfigError(f"--k8s_run_dir={self.run_dir} cannot be made: {cause.strerror}.") from cause
+
+    def remove(self) -> None:
+        """Leave nothing of this run."""
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        self._unregister()
+
+    def release(self, *, done: bool) -> None:
+        """The job has ended: its files go with it if it is DONE, unless their folder was asked for by name."""
+        if done and not self._keep:
+            self.remove()
+        self._unregister()
+
+    def _unregister(self) -> None:
+        if self._registered.is_symlink():
+            self._registered.unlink()
+
+    def _fill(self, plan: SubmitPlan) -> None:
+        from apache_beam.runners.portability.portable_runner import JobServiceHandle
+        from google.protobuf import json_format
+
+        def text(options: dict[str, Any]) -> str:
+            return str(json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(options)))
+
+        (self.run_dir / "job" / "pipeline.pb").write_bytes(plan.pipeline.SerializeToString())
+        (self.run_dir / "job" / "translator.json").write_text(text(dict(plan.translator_options)))
+        _write_private(self.run_dir / _OPTIONS_FILE, text(plan.harness_options))
+        harness = self.run_dir / "harness"
+        harness.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m beam_k8s.transforms.boot "$@"\n')
+        harness.chmod(0o755)
+
+    def _start(self, plan: SubmitPlan) -> LocalJob:
+        settings = plan.settings
+        arguments = [
+            "--pipeline",
+            str(self.run_dir / "job" / "pipeline.pb"),
+            "--options",
+            str(self.run_dir / _OPTIONS_FILE),
+            "--translator-options",
+            str(self.run_dir / "job" / "translator.json"),
+        ]
+        savepoint = _restore_path(settings.savepoint_path) if settings.savepoint_path else None
+        if settings.flink_master is not None:
+            rest = FlinkRest(_session_url(settings.flink_master), timeout=60)
+            job_id = rest.run(
+                JOB_MAIN,
+                arguments,
+                plan.flink_conf,
+                savepoint=savepoint,
+                allow_non_restored=settings.allow_non_restored_state,
+            )
+            return LocalJob(self, settings, job_id, rest, None)
+        storage = settings.storage or f"file://{self.run_dir}/checkpoints"
+        if "://" not in storage:
+            storage = f"file://{Path(storage).absolute()}"
+        job_id = secrets.token_hex(16)
+        conf = _cluster_conf(self.run_dir, storage)
+        if settings.streaming:
+            conf |= reactive_conf()
+        conf |= plan.flink_conf
+        main = [_APPLICATION, "--job-id", job_id, "--job-classname", JOB_MAIN]
+        if savepoint:
+            main += ["--fromSavepoint", savepoint]
+            if settings.allow_non_restored_state:
+                main.append("--allowNonRestoredState")
+        local_storage = _local_path(storage)
+        cluster = _Cluster(
+            self.run_dir,
+            conf,
+            [*main, *arguments],
+            workers=settings.workers,
+            checkpoints=str(local_storage / job_id) if local_storage else "",
+        )
+        return LocalJob(self, settings, job_id, cluster.rest, cluster)
+
+
+class LocalJob:
+    """A job on this machine; see Job."""
+
+    def __init__(
+        self, target: LocalTarget, settings: Settings, job_id: str, rest: FlinkRest, cluster: _Cluster | None
+    ) -> None:
+        self.name = settings.job_name
+        self.job_id = job_id
+        self.run_dir = target.run_dir
+        self._target = target
+        self._rest = rest
+        self._cluster = cluster
+        self._detached = False
+
+    def observe(self) -> Observation:
+        """See Job."""
+        flink = self.flink()
+        if flink is not None:
+            with suppress(FlinkError):
+                if (status := flink_rest.status(flink, self.job_id)) is not None:
+                    state = pipeline_state(status)
+                    return Observation(state, workers=0 if state in TERMINAL else self.workers())
+        if self._cluster is not None and not self._cluster.alive():
+            if self._archive().exists():
+                return self.observe()  # it ended between our two looks
+            return Observation("FAILED", self._cluster.error() or self._log_tail())
+        return Observation("STARTING", "waits for the JobManager")
+
+    def flink(self) -> FlinkReads | None:
+        """See Job."""
+        if self._archive().exists():
+            return ArchivedFlink(self._archive())
+        if self._cluster is not None and not self._cluster.alive():
+            return None
+        return self._rest
+
+    def workers(self) -> int:
+        """TaskManager processes that run now."""
+        if self._cluster is None:
+            return 0
+        with suppress(LocalClusterError):
+            return len(self._cluster.control.ask(op="status")["taskmanagers"])
+        return 0
+
+    def scale(self, workers: int) -> None:
+        """See Job."""
+        if self._cluster is None:
+            raise ConfigError("a job in a session cluster cannot be scaled.", hint="Leave --flink_master out.")
+        self._cluster.control.ask(op="scale", workers=workers)
+
+    def stop(self) -> None:
+        """See Job."""
+        with suppress(FlinkError):
+            self._rest.cancel(self.job_id)
+        if self._cluster is not None:
+            with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
+                self._cluster.process.wait(timeout=20)  # the JobManager leaves when the job is cancelled
+            self._cluster.stop()
+
+    def detach(self) -> str:
+        """See Job."""
+        if self._cluster is not None and self._cluster.alive() and not self._detached:
+            self._cluster.control.ask(op="detach")
+            self._detached = True
+        return f"beam-k8s cancel {self.name}"
+
+    def close(self) -> None:
+        """See Job. The run directory goes with a job that is DONE, unless it was asked for by name."""
+        if self._detached:
+            return
+        if self._cluster is not None:
+            self._cluster.stop()
+        self._target.release(done=self.observe().state == "DONE")
+
+    def _archive(self) -> Path:
+        return self.run_dir / "archive" / self.job_id
+
+    def _log_tail(self) -> str:
+        """The last error in the JobManager's log: why there is not even a job."""
+        log = self.run_dir / "logs" / "jobmanager.log"
+        text = log.read_text() if log.exists() else ""
+        causes = re.findall(r"^Caused by: .*", text, re.MULTILINE)
+        return causes[-1] if causes else f"Flink ended early; see {self.run_dir}/logs"
+
+
+def cancel(name: str) -> bool:
+    """Cancel all jobs of this name on this machine and wait until they are gone; False if there is none."""
+    found = [run_dir for job, run_dir in running_jobs() if job == name]
+    for run_dir in found:
+        control = _Control(run_dir)
+        with closing(control), suppress(LocalClusterError):
+            control.ask(op="stop")
+            control.ask(op="status")  # answered by the end of the connection: all is gone
+    return bool(found)

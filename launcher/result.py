@@ -1,0 +1,235 @@
+"""Beam's PipelineResult of a job that we launched: state, waiting, cancelling, metrics, and what workers say."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from apache_beam.metrics import metric
+from apache_beam.metrics.execution import MetricResult
+from apache_beam.portability.api import metrics_pb2
+from apache_beam.runners.portability import portable_metrics
+from apache_beam.runners.runner import PipelineResult, PipelineState
+from google.protobuf import json_format
+
+from beam_k8s.errors import BeamK8sError, FlinkError, JobFailed
+from beam_k8s.launcher import flink_rest
+from beam_k8s.states import TERMINAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from beam_k8s.launcher.target import Job
+
+__all__ = ["FlinkK8sPipelineResult", "JobMetrics", "WorkerLogs", "python_traceback", "report"]
+
+POLL_SECONDS = 0.25
+"""Between two looks at a job that somebody waits for."""
+
+
+def report(text: str) -> None:
+    """One line of progress for the person at the terminal."""
+    print(f"beam-k8s: {text}", file=sys.stderr, flush=True)
+
+
+def python_traceback(stacktrace: str) -> str:
+    """The user's part of a Flink failure: the Python traceback in it, else Java's innermost cause.
+
+    A failing DoFn's traceback travels inside a Java exception's message, which Java repeats for each cause, and a
+    wrapped Python error repeats the whole with ``[while running 'Step']``: the last one says it all.
+    """
+    tracebacks = re.findall(
+        r"^(Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*?\S.*(?:\n(?!\tat |Caused by: |\t?\.\.\. |\n).*)*)",
+        stacktrace.replace("\r", ""),
+        re.MULTILINE,
+    )
+    if tracebacks:
+        with_step = [text for text in tracebacks if "[while running" in text]
+        return str((with_step or tracebacks)[-1]).strip()
+    causes = re.findall(r"^Caused by: (.*)", stacktrace, re.MULTILINE)
+    return causes[-1] if causes else stacktrace.strip().partition("\n")[0]
+
+
+class JobMetrics(metric.MetricResults):
+    """Counters, distributions, gauges and string sets of all workers, as attempted; Flink has no committed ones."""
+
+    def __init__(self, monitoring_infos: Iterable[dict[str, Any]]) -> None:
+        infos = [json_format.ParseDict(info, metrics_pb2.MonitoringInfo()) for info in monitoring_infos]
+        self._attempted = portable_metrics.from_monitoring_infos(infos)
+
+    def query(self, filter: Any = None) -> dict[str, list[Any]]:  # noqa: A002 - Beam's name
+        """See MetricResults.query."""
+        names = (self.COUNTERS, self.DISTRIBUTIONS, self.GAUGES, self.STRINGSETS, self.BOUNDED_TRIES)
+        return {
+            name: [
+                MetricResult(key, None, value)
+                for key, value in results.items()
+                if metric.MetricResults.matches(filter, key)
+            ]
+            for name, results in zip(names, self._attempted, strict=True)
+        }
+
+
+class WorkerLogs:
+    """Brings what the Python workers of a local run write to this terminal, as it comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def show(self) -> None:
+        """Print all complete lines that are new."""
+        with self._lock:
+            for file in sorted(self._folder.glob("harness-*.log")):
+                offset = self._offsets.get(file, 0)
+                with file.open("rb") as stream:
+                    stream.seek(offset)
+                    data = stream.read()
+                end = data.rfind(b"\n") + 1
+                self._offsets[file] = offset + end
+                worker = file.stem.partition("-")[2]
+                for line in data[:end].decode(errors="replace").splitlines():
+                    print(f"[worker {worker}] {line}", file=sys.stderr, flush=True)
+
+
+class FlinkK8sPipelineResult(PipelineResult):
+    """A running or ended job.
+
+    Args:
+        job: the deployed job.
+        logs: where its workers write, if that can be read from here.
+        cleanup: called once when the job has ended.
+    """
+
+    def __init__(self, job: Job, *, logs: WorkerLogs | None = None, cleanup: Iterable[Callable[[], None]] = ()) -> None:
+        super().__init__(PipelineState.STARTING)
+        self.job = job
+        self._logs = logs
+        self._cleanup = list(cleanup)
+        self._final: str | None = None
+        self._error = ""
+        self._metrics: JobMetrics | None = None
+        self._reported_failures: set[int] = set()
+        self._lock = threading.RLock()
+        self._said = ""
+        atexit.register(self._at_exit)
+
+    @property
+    def state(self) -> str:
+        """Beam's state of the job, asked for now."""
+        with self._lock:
+            if self._final is None:
+                observation = self.job.observe()
+                self._state = observation.state
+                if observation.state in TERMINAL:
+                    self._ended(observation.state, observation.detail)
+        return str(self._state)
+
+    def wait_until_finish(self, duration: float | None = None) -> str | None:
+        """Wait for the job's end.
+
+        Args:
+            duration: the longest wait in milliseconds; None or 0 waits as long as it takes.
+
+        Returns:
+            The terminal state, or None if time ran out first.
+
+        Raises:
+            JobFailed: it ended in another state than DONE; with the traceback of the user's code, if that was why.
+            KeyboardInterrupt: Ctrl-C. The job goes on; how to stop it has been printed.
+        """
+        deadline = time.monotonic() + duration / 1000 if duration else None
+        pause = threading.Event()
+        try:
+            while (state := self.state) not in TERMINAL:
+                self._progress(state)
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
+                left = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
+                pause.wait(max(left, 0))
+        except KeyboardInterrupt:
+            self._detach()
+            raise
+        if state != PipelineState.DONE:
+            raise JobFailed(f"job {self.job.name} ended in state {state}: {self._error or 'cancelled'}")
+        return state
+
+    def cancel(self) -> str:
+        """Cancel the job and wait until all it ran on is gone; returns the state. Harmless when it has ended."""
+        with self._lock:
+            if self.state not in TERMINAL:
+                self.job.stop()
+                if self.state not in TERMINAL:
+                    self._ended(PipelineState.CANCELLED, "cancelled")
+        return str(self._state)
+
+    def metrics(self) -> JobMetrics:
+        """The job's metrics as they are now; see ``JobMetrics``."""
+        with self._lock:
+            if self._metrics is not None:
+                return self._metrics
+            return self._read_metrics()
+
+    def _read_metrics(self) -> JobMetrics:
+        flink = self.job.flink()
+        if flink is None:
+            return JobMetrics([])
+        try:
+            return JobMetrics(flink_rest.accumulators(flink, self.job.job_id))
+        except FlinkError:
+            return JobMetrics([])
+
+    def _progress(self, state: str) -> None:
+        if state != self._said:
+            self._said = state
+            report(f"{self.job.name} is {state}")
+        if self._logs is not None:
+            self._logs.show()
+        if state != PipelineState.STARTING:
+            self._show_failures()
+
+    def _show_failures(self) -> None:
+        """Tell about each failure that the job recovers from, once."""
+        flink = self.job.flink()
+        if flink is None:
+            return
+        try:
+            failures = flink_rest.exceptions(flink, self.job.job_id)
+        except FlinkError:
+            return
+        for failure in failures:
+            if failure.timestamp_ms not in self._reported_failures:
+                self._reported_failures.add(failure.timestamp_ms)
+                self._error = python_traceback(failure.stacktrace)
+                if self._said not in TERMINAL:
+                    report(f"{self.job.name} restarts after a failure:\n{self._error}")
+
+    def _ended(self, state: str, detail: str) -> None:
+        self._final = self._state = self._said = state
+        self._error = detail
+        self._show_failures()
+        self._metrics = self._read_metrics()
+        report(f"{self.job.name} is {state}")
+        if self._logs is not None:
+            self._logs.show()
+        self.job.close()
+        for callback in self._cleanup:
+            callback()
+        atexit.unregister(self._at_exit)
+
+    def _detach(self) -> None:
+        try:
+            command = self.job.detach()
+        except BeamK8sError:
+            return
+        report(f"{self.job.name} goes on without this terminal. Stop it with: {command}")
+
+    def _at_exit(self) -> None:
+        if self.state not in TERMINAL:
+            self._detach()

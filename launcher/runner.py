@@ -1,0 +1,166 @@
+"""``--runner=FlinkK8s``: from a pipeline to a running job.
+
+Data flows one way: options, settings, proto, facts, plan (pure), and only then something is created.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import random
+import re
+import time
+import tomllib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apache_beam.options.pipeline_options import PortableOptions, StandardOptions
+from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
+from apache_beam.transforms import environments
+
+from beam_k8s import graph
+from beam_k8s.errors import BeamK8sError, ConfigError
+from beam_k8s.launcher import local
+from beam_k8s.launcher.kafka_admin import partition_counts
+from beam_k8s.launcher.plan import make_plan
+from beam_k8s.launcher.result import FlinkK8sPipelineResult, WorkerLogs, report
+from beam_k8s.launcher.staging import stage
+from beam_k8s.options import FlinkK8sOptions
+from beam_k8s.settings import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from beam_k8s.settings import Settings
+
+__all__ = ["FlinkK8s", "FlinkK8sRunner"]
+
+_OPTIONS_LOGGER = "apache_beam.options.pipeline_options"
+
+
+class FlinkK8s(PipelineRunner):
+    """Runs pipelines as managed Flink jobs."""
+
+    def default_environment(self, options: Any) -> Any:
+        """The worker's environment. The command is filled in when it is known where the job will run."""
+        if options.view_as(PortableOptions).environment_type == "LOOPBACK":
+            return environments.Environment.from_options(options.view_as(PortableOptions))
+        return environments.ProcessEnvironment("beam-k8s-harness")
+
+    def run_portable_pipeline(self, pipeline: Any, options: Any) -> PipelineResult:
+        """Plan, check, and run.
+
+        Raises:
+            ConfigError: something is wrong that was found before anything was created; all of it at once.
+            BeamK8sError: the job could not be started; nothing is left behind.
+        """
+        flags = _all_options(options)
+        flags.setdefault("job_name", _generated_name())
+        settings = resolve(flags, os.environ, _file_settings(), unbounded=graph.is_unbounded(pipeline))
+        errors: list[BeamK8sError] = local.preflight(settings)
+        partitions: dict[str, Mapping[str, int]] = {}
+        for source in graph.kafka_sources(pipeline):
+            try:
+                partitions[source.transform_id] = partition_counts(source)
+            except BeamK8sError as error:
+                errors.append(error)
+        if errors:
+            raise ConfigError.of_all(errors) if len(errors) > 1 else errors[0]
+        options.view_as(StandardOptions).streaming = settings.streaming
+        pipeline = PortableRunner._optimize_pipeline(pipeline, options)  # noqa: SLF001 - as Beam's own Flink runner
+        plan = make_plan(pipeline, settings, flags, partitions)
+        if settings.dry_run == "client":
+            print(plan)
+            return _Planned()
+        for source_plan in plan.sources:
+            report(source_plan.sentence())
+        return self._submit(plan, settings, options)
+
+    def _submit(self, plan: Any, settings: Settings, options: Any) -> FlinkK8sPipelineResult:
+        target = local.LocalTarget(settings)
+        target.prepare()
+        cleanup = []
+        try:
+            stage(options, target.staged)
+            if settings.environment_type == "LOOPBACK":
+                cleanup = PortableRunner.start_and_replace_loopback_environments(plan.pipeline, options)
+            command, variables = target.harness_command(plan)
+            plan = plan.with_pipeline(_with_harness(plan.pipeline, command, variables))
+            report(f"{settings.job_name} starts; logs in {target.run_dir / 'logs'}")
+            job = target.deploy(plan)
+        except BaseException:
+            target.remove()
+            for callback in cleanup:
+                callback()
+            raise
+        return FlinkK8sPipelineResult(job, logs=WorkerLogs(target.run_dir / "logs"), cleanup=cleanup)
+
+
+FlinkK8sRunner = FlinkK8s
+"""Beam's naming habit; ``--runner=FlinkK8sRunner`` works too."""
+
+
+class _Planned(PipelineResult):
+    """What a dry run returns: a job that never was, so it is done."""
+
+    def __init__(self) -> None:
+        super().__init__("DONE")
+
+    def wait_until_finish(self, duration: float | None = None) -> str:  # noqa: ARG002 - Beam's signature
+        return "DONE"
+
+
+def _with_harness(pipeline: Any, command: str, variables: Mapping[str, str]) -> Any:
+    """The pipeline with the command of its Python environments filled in."""
+    from apache_beam.portability import common_urns
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    payload = beam_runner_api_pb2.ProcessPayload(command=command, env=variables).SerializeToString()
+    for environment in pipeline.components.environments.values():
+        if environment.urn == common_urns.environments.PROCESS.urn:
+            environment.payload = payload
+    return pipeline
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keep a logger silent. Beam warns of options it does not know with their values, which may be secrets."""
+    silenced = logging.getLogger(logger)
+    silenced.disabled, before = True, silenced.disabled
+    try:
+        yield
+    finally:
+        silenced.disabled = before
+
+
+def _all_options(options: Any) -> dict[str, Any]:
+    """Every option by name, those unknown to Python too: the user's own and Beam's Java ones."""
+    options.view_as(FlinkK8sOptions)
+    with _quiet(_OPTIONS_LOGGER):
+        found: dict[str, Any] = options.get_all_options(drop_default=True, retain_unknown_options=True)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _generated_name() -> str:
+    """A job name as Dataflow makes one: beamapp-USER-MMDDHHMMSS-RANDOM."""
+    user = re.sub(r"[^a-z0-9]", "", getpass.getuser().lower())[:10] or "user"
+    return f"beamapp-{user}-{time.strftime('%m%d%H%M%S')}-{random.randrange(16**6):06x}"  # noqa: S311 - no secret
+
+
+def _file_settings() -> dict[str, Any]:
+    """``beam_k8s.toml`` of the working directory, else ``[tool.beam_k8s]`` of its pyproject.toml, else nothing."""
+    for name, table in (("beam_k8s.toml", ()), ("pyproject.toml", ("tool", "beam_k8s"))):
+        file = Path(name)
+        if file.is_file():
+            try:
+                content: dict[str, Any] = tomllib.loads(file.read_text())
+            except tomllib.TOMLDecodeError as cause:
+                raise ConfigError(f"{file} is not TOML: {cause}", hint="Correct the file.") from cause
+            for key in table:
+                content = content.get(key, {})
+            if content:
+                return content
+    return {}

@@ -1,0 +1,62 @@
+"""The user's code for the workers: main session, requirements, packages, each where the worker looks for it.
+
+All that pip installs goes into one ``site-packages`` folder of the run, so that the user's environment is not touched;
+on Kubernetes the same folders become layers of the job's image.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from apache_beam.internal import pickler
+from apache_beam.options.pipeline_options import SetupOptions
+from apache_beam.runners.internal import names
+
+from beam_k8s.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["stage"]
+
+
+def stage(options: Any, folder: Path) -> None:
+    """Lay out what ``--save_main_session --requirements_file --setup_file --extra_package`` ask for.
+
+    Args:
+        options: the PipelineOptions.
+        folder: existing folder that the worker sees as ``staged`` in its semi-persistent directory.
+
+    Raises:
+        ConfigError: the main session cannot be pickled, or pip cannot install something.
+    """
+    setup = options.view_as(SetupOptions)
+    installs: list[str] = []
+    if setup.requirements_file:
+        installs += ["-r", setup.requirements_file]
+    installs += setup.extra_packages or []
+    if setup.setup_file:
+        installs.append(setup.setup_file.removesuffix("setup.py") or ".")
+    if installs:
+        _pip_install(installs, folder / "site-packages")
+    if setup.save_main_session:
+        pickler.set_library(setup.pickle_library)
+        try:
+            pickler.dump_session(str(folder / names.PICKLED_MAIN_SESSION_FILE))
+        except Exception as cause:
+            raise ConfigError(
+                f"--save_main_session: the main module cannot be pickled: {cause}",
+                hint="Move what it names into functions or a module, or leave the flag out.",
+            ) from cause
+
+
+def _pip_install(what: list[str], target: Path) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(
+            f"pip could not install {' '.join(what)} for the workers:\n{done.stderr.strip()}",
+            hint="Correct --requirements_file, --extra_package or --setup_file.",
+        )

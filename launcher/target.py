@@ -1,0 +1,69 @@
+"""What a place that runs jobs must offer: the local machine now, Kubernetes beside it.
+
+Each method is bounded in time and may be called from another thread than the one that deployed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from beam_k8s.launcher.flink_rest import FlinkReads
+    from beam_k8s.launcher.plan import SubmitPlan
+
+__all__ = ["Job", "Observation", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A job as seen at one moment."""
+
+    state: str
+    """Beam's PipelineState."""
+    detail: str = ""
+    """What it waits for, or why it failed; for people. May be empty."""
+    workers: int = 0
+    """TaskManagers that run now."""
+
+
+class Job(Protocol):
+    """One deployed job."""
+
+    name: str
+
+    @property
+    def job_id(self) -> str:
+        """Flink's job id, 32 hexadecimal digits."""
+
+    def observe(self) -> Observation:
+        """Look at the job. Never raises for a job that is starting, restarting or gone: that is a state."""
+
+    def flink(self) -> FlinkReads | None:
+        """Flink's answers about the job, live or archived; None while there are none."""
+
+    def scale(self, workers: int) -> None:
+        """Run on so many TaskManagers, at least one; returns at once."""
+
+    def stop(self) -> None:
+        """Cancel the job and return when all it ran on is gone. Its last checkpoint is kept. Idempotent."""
+
+    def detach(self) -> str:
+        """Let the job go on without this process; returns the command that stops it."""
+
+    def close(self) -> None:
+        """Free what this process holds of a job that has ended. Idempotent."""
+
+
+class Target(Protocol):
+    """A place that runs jobs."""
+
+    def harness_command(self, plan: SubmitPlan) -> tuple[str, dict[str, str]]:
+        """Command and environment variables with which a TaskManager there starts the Python harness."""
+
+    def deploy(self, plan: SubmitPlan) -> Job:
+        """Start the job. On an error nothing is left behind.
+
+        Raises:
+            BeamK8sError: it cannot be started.
+        """

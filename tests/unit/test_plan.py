@@ -1,0 +1,68 @@
+"""The plan of a pipeline: pure, so plain values in and out."""
+
+import json
+
+import apache_beam as beam
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_k8s import graph
+from beam_k8s.launcher.plan import make_plan
+from beam_k8s.parallelism import plan_source
+from beam_k8s.settings import resolve
+from beam_k8s.transforms import ReadFromKafka
+
+
+def two_reads():
+    pipeline = beam.Pipeline()
+    for name, topics in (("Flights", ["flights"]), ("Weather", ["weather", "storms"])):
+        pipeline | name >> ReadFromKafka({"bootstrap.servers": "127.0.0.1:1"}, topics)
+    return pipeline.to_runner_api()
+
+
+def plan(options=(), workers=8):
+    proto = two_reads()
+    settings = resolve(
+        {"job_name": "j", "k8s_target": "local", "num_workers": workers}, {}, {}, unbounded=graph.is_unbounded(proto)
+    )
+    sources = {source.topics[0]: source.transform_id for source in graph.kafka_sources(proto)}
+    partitions = {sources["flights"]: {"flights": 6}, sources["weather"]: {"weather": 2, "storms": 1}}
+    return make_plan(proto, settings, dict(options), partitions)
+
+
+def test_each_source_is_capped_at_its_own_partitions_and_idle_slots_are_told():
+    flights, weather = plan().sources
+    assert (flights.partitions, flights.parallelism, flights.idle_slots) == (6, 6, 2)
+    assert (weather.partitions, weather.parallelism, weather.idle_slots) == (3, 3, 5)
+    assert "5 of 8 slots have no partition" in str(plan())
+    caps = {
+        tuple(payload["topics"]): payload["max_parallelism"]
+        for transform in plan().pipeline.components.transforms.values()
+        if transform.spec.urn == graph.KAFKA_READ
+        for payload in [json.loads(transform.spec.payload)]
+    }
+    assert caps == {("flights",): 6, ("weather", "storms"): 3}
+
+
+def test_an_unbounded_read_makes_the_job_stream():
+    assert plan().settings.streaming
+    assert not graph.is_unbounded(beam.Pipeline().to_runner_api())
+
+
+@given(st.dictionaries(st.from_regex(r"mine_[a-z]{1,8}", fullmatch=True), st.text(min_size=8)))
+def test_no_option_of_the_user_reaches_the_translator_but_each_reaches_the_harness(options):
+    result = plan(options)
+    assert not set(options) & set(result.translator_options)
+    assert options.items() <= result.harness_options.items()
+
+
+def test_a_printed_plan_shows_no_value_of_an_option():
+    assert "planted" not in str(plan({"password": "planted"}))
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000))
+def test_a_source_uses_as_many_subtasks_as_can_have_a_partition(partitions, slots):
+    source = plan_source("s", ("t",), partitions, slots)
+    assert source.parallelism + source.idle_slots == slots
+    assert 1 <= source.parallelism <= partitions
+    assert source.idle_slots == 0 or source.parallelism == partitions
