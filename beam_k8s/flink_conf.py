@@ -135,4 +135,3 @@ def reactive_conf() -> dict[str, str]:
         "jobmanager.adaptive-scheduler.resource-wait-timeout": "5 min",
         "jobmanager.adaptive-scheduler.scaling-interval.min": "1 s",
     }
-

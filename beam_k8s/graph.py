@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apache_beam.portability.api import beam_runner_api_pb2
 
-__all__ = ["KAFKA_READ", "KafkaSource", "is_unbounded", "kafka_sources", "with_max_parallelism"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["KAFKA_READ", "KafkaSource", "completed", "is_unbounded", "kafka_sources", "needs_streaming"]
 
 KAFKA_READ = "beam_k8s:transform:kafka_read:v1"
 """URN of the composite that Flink translates to its own Kafka source."""
+
+KAFKA_WRITE = "beam_k8s:transform:kafka_write:v1"
+"""URN of the composite that Flink translates to its own Kafka sink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,16 @@ def is_unbounded(pipeline: Any) -> bool:
     )
 
 
+def needs_streaming(pipeline: Any) -> bool:
+    """Whether the job must run as a Flink stream: it is unbounded, or uses Flink's Kafka connectors.
+
+    A bounded native read in a streaming job ends like any batch job; in a batch job it would be the slower Python one.
+    """
+    return is_unbounded(pipeline) or any(
+        transform.spec.urn in {KAFKA_READ, KAFKA_WRITE} for transform in pipeline.components.transforms.values()
+    )
+
+
 def kafka_sources(pipeline: Any) -> tuple[KafkaSource, ...]:
     """The native Kafka reads, ordered by name."""
     found = []
@@ -52,16 +68,25 @@ def kafka_sources(pipeline: Any) -> tuple[KafkaSource, ...]:
     return tuple(sorted(found, key=lambda source: source.name))
 
 
-def with_max_parallelism(pipeline: Any, partitions: dict[str, int]) -> Any:
-    """A copy of the pipeline proto in which each Kafka read knows its cap.
+def completed(pipeline: Any, partitions: Mapping[str, int], job_name: str) -> Any:
+    """A copy of the pipeline proto with what only the submission knows about its Kafka steps.
 
     Args:
         pipeline: the pipeline proto.
-        partitions: transform id of each read -> its partition count, summed over its topics.
+        partitions: transform id of each read -> its partition count, summed over its topics: the read's cap.
+        job_name: begins the transactional ids of the writes that were not given a prefix. It must be the same when the
+            job starts again from a checkpoint, for Kafka then aborts what the older run left open.
     """
     copy = beam_runner_api_pb2.Pipeline()
     copy.CopyFrom(pipeline)
-    for transform_id, count in partitions.items():
-        spec = copy.components.transforms[transform_id].spec
-        spec.payload = json.dumps(json.loads(spec.payload) | {"max_parallelism": count}).encode()
+    for transform_id, transform in copy.components.transforms.items():
+        spec = transform.spec
+        if transform_id in partitions:
+            spec.payload = _with(spec.payload, max_parallelism=partitions[transform_id])
+        elif spec.urn == KAFKA_WRITE and not json.loads(spec.payload).get("transactional_id_prefix"):
+            spec.payload = _with(spec.payload, transactional_id_prefix=f"{job_name}/{transform.unique_name}")
     return copy
+
+
+def _with(payload: bytes, **fields: object) -> bytes:
+    return json.dumps(json.loads(payload) | fields).encode()

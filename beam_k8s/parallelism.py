@@ -23,9 +23,7 @@ class SourcePlan:
     def sentence(self) -> str:
         """The plan of this source, for people."""
         topics = ", ".join(self.topics)
-        text = (
-            f"{self.name}: {self.parallelism} source subtasks for {self.partitions} partitions of {topics}"
-        )
+        text = f"{self.name}: {self.parallelism} source subtasks for {self.partitions} partitions of {topics}"
         if self.idle_slots:
             text += f"; {self.idle_slots} of {self.parallelism + self.idle_slots} slots have no partition of it to read"
         return text

@@ -67,7 +67,7 @@ class Settings(BaseModel):
     flink_conf: dict[str, str] = Field(default_factory=dict)
     """Flink settings of the user; they win over ours."""
     streaming: bool = False
-    """``--streaming``. A pipeline with an unbounded PCollection runs as streaming anyway."""
+    """``--streaming``. A pipeline that is unbounded or uses Kafka runs as streaming anyway."""
     checkpointing_interval: int = Field(default=10_000, ge=100)
     """Milliseconds between checkpoints of a streaming job. The original system's 10 s: what a restart replays."""
     checkpoint_timeout_millis: int = Field(default=60_000, ge=1000)
@@ -120,9 +120,7 @@ class Settings(BaseModel):
     def _flink_conf(cls, value: dict[str, str]) -> dict[str, str]:
         for key, reason in _PROTECTED.items():
             if key in value:
-                raise ConfigError(
-                    f"--k8s_flink_conf={key}={value[key]} is refused: {reason}.", hint="Leave it out."
-                )
+                raise ConfigError(f"--k8s_flink_conf={key}={value[key]} is refused: {reason}.", hint="Leave it out.")
         return value
 
     @property
@@ -157,7 +155,7 @@ def resolve(
     environment: Mapping[str, str],
     file: Mapping[str, Any],
     *,
-    unbounded: bool = False,
+    must_stream: bool = False,
 ) -> Settings:
     """Resolve the settings of one submission.
 
@@ -165,7 +163,7 @@ def resolve(
         flags: the pipeline options as Beam gives them, ours as ``k8s_NAME``. None means not given.
         environment: the process environment; ``BEAM_K8S_TASK_SLOTS=2`` is ``--k8s_task_slots=2``.
         file: the table of ``beam_k8s.toml`` or ``[tool.beam_k8s]``, keyed by field name.
-        unbounded: the pipeline reads an unbounded source, so it streams, whatever the flag says.
+        must_stream: the pipeline can only run as a stream, whatever the flag says (``graph.needs_streaming``).
 
     Raises:
         ConfigError: with everything that is wrong, each with its option, value and way out.
@@ -189,7 +187,7 @@ def resolve(
             values[field], origin[field] = environment[variable], variable
         elif field in file:
             values[field], origin[field] = file[field], f"beam_k8s.toml: {field}"
-    if unbounded:
+    if must_stream:
         values["streaming"] = True
     if "flink_conf" in values:
         values["flink_conf"] = _flink_conf(values["flink_conf"], origin["flink_conf"], errors)

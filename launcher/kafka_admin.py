@@ -61,9 +61,7 @@ def partition_counts(source: KafkaSource) -> dict[str, int]:
                 )
             )
         else:
-            errors.append(
-                KafkaError(f"{source.name}: topic {answer['name']} cannot be described: {error.__name__}.")
-            )
+            errors.append(KafkaError(f"{source.name}: topic {answer['name']} cannot be described: {error.__name__}."))
     if errors:
         raise ConfigError.of_all(errors)
     return counts

@@ -22,8 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import psutil
-
 import beam_k8s
 from beam_k8s.errors import BeamK8sError, ConfigError, FlinkError, LocalClusterError
 from beam_k8s.flink_conf import TaskManagerMemory, java_options, reactive_conf
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from beam_k8s.launcher.plan import SubmitPlan
     from beam_k8s.settings import Settings
 
-__all__ = ["LocalTarget", "SessionCluster", "preflight", "running_jobs"]
+__all__ = ["Control", "LocalTarget", "SessionCluster", "preflight", "runner_jar", "running_jobs"]
 
 JOB_MAIN = "org.beamk8s.runner.JobMain"
 _APPLICATION = "org.apache.flink.container.entrypoint.StandaloneApplicationClusterEntryPoint"
@@ -47,6 +45,7 @@ _FREE_BYTES = 256 << 20
 """What a run may need at once for logs, shuffles and checkpoints before it even works."""
 _OPTIONS_FILE = "job/options.json"
 _START_SECONDS = 120
+_END_SECONDS = 30
 
 _LOG4J = """\
 rootLogger.level = INFO
@@ -116,7 +115,8 @@ def _flink_lib() -> Path:
     raise LocalClusterError("Flink's jars are not installed.", hint="pip install apache-flink-libraries")
 
 
-def _runner_jar() -> Path:
+def runner_jar() -> Path:
+    """The Java part, as this package brings it along."""
     jar = Path(beam_k8s.__file__).parent / "jars" / "beam-k8s-runner.jar"
     if not jar.is_file():
         raise LocalClusterError(f"the runner jar {jar} is missing.", hint="In a source checkout: make jar")
@@ -125,7 +125,7 @@ def _runner_jar() -> Path:
 
 def _check_jars(_: Settings) -> None:
     _flink_lib()
-    _runner_jar()
+    runner_jar()
 
 
 def _check_ports(settings: Settings) -> None:
@@ -249,7 +249,7 @@ def running_jobs() -> list[tuple[str, Path]]:
     ]
 
 
-class _Control:
+class Control:
     """The launcher's end of a supervisor's control socket."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -297,15 +297,17 @@ class _Cluster:
         spec = {
             # The JobManager compiles little and lives for one job: the cheap compiler starts it faster.
             "jobmanager": self._jvm(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"], main),
-            "taskmanager": self._jvm(
-                memory.jvm_flags(), [_TASK_MANAGER, "-D", "taskmanager.resource-id=@NAME@"]
-            ),
+            "taskmanager": self._jvm(memory.jvm_flags(), [_TASK_MANAGER, "-D", "taskmanager.resource-id=@NAME@"]),
             "workers": workers,
             "checkpoints": checkpoints,
             "secret_files": [_OPTIONS_FILE, "conf/config.yaml"],
         }
         (run_dir / "cluster.json").write_text(json.dumps(spec))
-        environment = {**os.environ, "FLINK_CONF_DIR": str(run_dir / "conf"), "FLINK_PLUGINS_DIR": str(_flink_lib().parent / "plugins")}
+        environment = {
+            **os.environ,
+            "FLINK_CONF_DIR": str(run_dir / "conf"),
+            "FLINK_PLUGINS_DIR": str(_flink_lib().parent / "plugins"),
+        }
         with (run_dir / "logs" / "supervisor.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", supervisor.__name__, str(run_dir)],
@@ -321,13 +323,13 @@ class _Cluster:
                 self.process.wait()
                 text = (run_dir / "logs" / "supervisor.log").read_text()
                 raise LocalClusterError(f"the supervisor did not start:\n{text}")
-        self.control = _Control(run_dir)
+        self.control = Control(run_dir)
         self.control.ask(op="attach")
 
     def _jvm(self, flags: list[str], main: list[str]) -> list[str]:
         conf = str(self.run_dir / "conf")
         lib = _flink_lib()
-        jars = [*sorted(lib.glob("log4j-*.jar")), *lib.glob("flink-dist-*.jar"), _runner_jar()]
+        jars = [*sorted(lib.glob("log4j-*.jar")), *lib.glob("flink-dist-*.jar"), runner_jar()]
         own = ["--configDir", conf]
         return [
             _java(),
@@ -344,6 +346,11 @@ class _Cluster:
 
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def wait(self) -> None:
+        """Wait for the cluster of an ended job to end; not for ever, for it may hang."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=_END_SECONDS)
 
     def stop(self) -> None:
         if self.alive():
@@ -526,7 +533,7 @@ class LocalTarget:
         arguments = [
             "--pipeline",
             str(self.run_dir / "job" / "pipeline.pb"),
-            "--options",
+            "--options-reference",  # only the file's name gets into the job graph
             str(self.run_dir / _OPTIONS_FILE),
             "--translator-options",
             str(self.run_dir / "job" / "translator.json"),
@@ -582,47 +589,67 @@ class LocalJob:
 
     def observe(self) -> Observation:
         """See Job."""
-        flink = self.flink()
-        if flink is not None:
-            with suppress(FlinkError):
-                if (status := flink_rest.status(flink, self.job_id)) is not None:
-                    state = pipeline_state(status)
-                    return Observation(state, workers=0 if state in TERMINAL else self.workers())
-        if self._cluster is not None and not self._cluster.alive():
-            if self._archive().exists():
-                return self.observe()  # it ended between our two looks
-            return Observation("FAILED", self._cluster.error() or self._log_tail())
-        return Observation("STARTING", "waits for the JobManager")
+        state = self._state(self._rest)
+        if self._cluster is not None and (state is None or state in TERMINAL):
+            if state in TERMINAL:
+                self._cluster.wait()  # Flink ends by itself now, having written all there is to know of the job
+            ended = not self._cluster.alive()  # asked before the archive is looked at: it is complete then
+            archived = self._archived()
+            if archived is not None:
+                state = self._state(archived)
+            elif ended:
+                return Observation("FAILED", self._cluster.error() or self._log_tail())
+        if state is None:
+            return Observation("STARTING", "waits for the JobManager")
+        return Observation(state, workers=0 if state in TERMINAL else self.workers())
+
+    def _state(self, flink: FlinkReads) -> str | None:
+        with suppress(FlinkError):
+            status = flink_rest.status(flink, self.job_id)
+            return None if status is None else pipeline_state(status)
+        return None
 
     def flink(self) -> FlinkReads | None:
         """See Job."""
-        if self._archive().exists():
-            return ArchivedFlink(self._archive())
-        if self._cluster is not None and not self._cluster.alive():
+        archived = self._archived()
+        if archived is None and self._cluster is not None and not self._cluster.alive():
             return None
-        return self._rest
+        return archived or self._rest
+
+    def _archived(self) -> ArchivedFlink | None:
+        """What Flink left of the ended job, once that is complete."""
+        try:
+            return ArchivedFlink(self.run_dir / "archive" / self.job_id)
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def control(self) -> Control:
+        """The job's own cluster, to ask and to tell.
+
+        Raises:
+            ConfigError: it runs in a session cluster.
+        """
+        if self._cluster is None:
+            raise ConfigError("a job in a session cluster cannot be scaled.", hint="Leave --flink_master out.")
+        return self._cluster.control
 
     def workers(self) -> int:
         """TaskManager processes that run now."""
-        if self._cluster is None:
-            return 0
-        with suppress(LocalClusterError):
-            return len(self._cluster.control.ask(op="status")["taskmanagers"])
+        with suppress(LocalClusterError, ConfigError):
+            return len(self.control.ask(op="status")["taskmanagers"])
         return 0
 
     def scale(self, workers: int) -> None:
         """See Job."""
-        if self._cluster is None:
-            raise ConfigError("a job in a session cluster cannot be scaled.", hint="Leave --flink_master out.")
-        self._cluster.control.ask(op="scale", workers=workers)
+        self.control.ask(op="scale", workers=workers)
 
     def stop(self) -> None:
         """See Job."""
         with suppress(FlinkError):
             self._rest.cancel(self.job_id)
         if self._cluster is not None:
-            with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
-                self._cluster.process.wait(timeout=20)  # the JobManager leaves when the job is cancelled
+            self._cluster.wait()  # the JobManager leaves when the job is cancelled
             self._cluster.stop()
 
     def detach(self) -> str:
@@ -640,9 +667,6 @@ class LocalJob:
             self._cluster.stop()
         self._target.release(done=self.observe().state == "DONE")
 
-    def _archive(self) -> Path:
-        return self.run_dir / "archive" / self.job_id
-
     def _log_tail(self) -> str:
         """The last error in the JobManager's log: why there is not even a job."""
         log = self.run_dir / "logs" / "jobmanager.log"
@@ -655,7 +679,7 @@ def cancel(name: str) -> bool:
     """Cancel all jobs of this name on this machine and wait until they are gone; False if there is none."""
     found = [run_dir for job, run_dir in running_jobs() if job == name]
     for run_dir in found:
-        control = _Control(run_dir)
+        control = Control(run_dir)
         with closing(control), suppress(LocalClusterError):
             control.ask(op="stop")
             control.ask(op="status")  # answered by the end of the connection: all is gone

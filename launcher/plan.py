@@ -25,7 +25,7 @@ class SubmitPlan:
 
     settings: Settings
     pipeline: Any
-    """The pipeline proto, each native Kafka read with its cap."""
+    """The pipeline proto, its Kafka steps completed."""
     translator_options: dict[str, str | bool]
     """All that Beam's Java translator, and with it a checkpoint, may know."""
     harness_options: dict[str, Any]
@@ -37,8 +37,7 @@ class SubmitPlan:
         settings = self.settings
         lines = [
             f"job {settings.job_name} on {settings.target}, {'streaming' if settings.streaming else 'batch'}:",
-            f"  {settings.workers} TaskManagers x {settings.slots} slots, "
-            + f"{settings.python_workers} Python workers each",
+            f"  {settings.workers} TaskManagers x {settings.slots} slots; Python workers each: {settings.python_workers}",
             *(f"  {source.sentence()}" for source in self.sources),
             "Flink configuration:",
             *(f"  {key}: {_shown(key, value)}" for key, value in sorted(self.flink_conf.items())),
@@ -83,7 +82,7 @@ def make_plan(
     harness = {name: value for name, value in options.items() if value is not None and name != "runner"}
     return SubmitPlan(
         settings=settings,
-        pipeline=graph.with_max_parallelism(pipeline, totals),
+        pipeline=graph.completed(pipeline, totals, settings.job_name),
         translator_options=translator_options(settings, unbounded=unbounded),
         harness_options=harness
         | {

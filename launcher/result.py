@@ -56,7 +56,11 @@ def python_traceback(stacktrace: str) -> str:
 
 
 class JobMetrics(metric.MetricResults):
-    """Counters, distributions, gauges and string sets of all workers, as attempted; Flink has no committed ones."""
+    """Counters, distributions, gauges and string sets of all workers.
+
+    What was attempted and what was committed is the same here, as in Beam's own Flink runner: Flink's accumulators know
+    no bundles that failed.
+    """
 
     def __init__(self, monitoring_infos: Iterable[dict[str, Any]]) -> None:
         infos = [json_format.ParseDict(info, metrics_pb2.MonitoringInfo()) for info in monitoring_infos]
@@ -67,7 +71,7 @@ class JobMetrics(metric.MetricResults):
         names = (self.COUNTERS, self.DISTRIBUTIONS, self.GAUGES, self.STRINGSETS, self.BOUNDED_TRIES)
         return {
             name: [
-                MetricResult(key, None, value)
+                MetricResult(key, value, value)
                 for key, value in results.items()
                 if metric.MetricResults.matches(filter, key)
             ]

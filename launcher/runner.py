@@ -59,7 +59,7 @@ class FlinkK8s(PipelineRunner):
         """
         flags = _all_options(options)
         flags.setdefault("job_name", _generated_name())
-        settings = resolve(flags, os.environ, _file_settings(), unbounded=graph.is_unbounded(pipeline))
+        settings = resolve(flags, os.environ, _file_settings(), must_stream=graph.needs_streaming(pipeline))
         errors: list[BeamK8sError] = local.preflight(settings)
         partitions: dict[str, Mapping[str, int]] = {}
         for source in graph.kafka_sources(pipeline):

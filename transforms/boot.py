@@ -19,10 +19,12 @@ LOG_DIR = "BEAM_K8S_LOG_DIR"
 
 
 class _NoOptions(logging.Filter):
-    """Drops Beam's lines that spell out pipeline options: they may hold secrets."""
+    """Drops Beam's lines that spell out pipeline options, which may hold secrets, and one that alarms for nothing."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(("Pipeline_options", "Discarding ", "Unknown pipeline options"))
+        return not str(record.msg).startswith(
+            ("Pipeline_options", "Discarding ", "Unknown pipeline options", "No session file found")
+        )
 
 
 class _UsersOwn(logging.Filter):

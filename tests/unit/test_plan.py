@@ -23,7 +23,7 @@ def two_reads():
 def plan(options=(), workers=8):
     proto = two_reads()
     settings = resolve(
-        {"job_name": "j", "k8s_target": "local", "num_workers": workers}, {}, {}, unbounded=graph.is_unbounded(proto)
+        {"job_name": "j", "k8s_target": "local", "num_workers": workers}, {}, {}, must_stream=graph.needs_streaming(proto)
     )
     sources = {source.topics[0]: source.transform_id for source in graph.kafka_sources(proto)}
     partitions = {sources["flights"]: {"flights": 6}, sources["weather"]: {"weather": 2, "storms": 1}}

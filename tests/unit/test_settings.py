@@ -51,7 +51,7 @@ def test_bundles_must_be_finished_before_checkpoints_in_streaming():
     flags = LOCAL | {"finish_bundle_before_checkpointing": "false"}
     assert resolve(flags, {}, {}).finish_bundle_before_checkpointing is False
     with pytest.raises(ConfigError, match="--finish_bundle_before_checkpointing=false is refused"):
-        resolve(flags, {}, {}, unbounded=True)
+        resolve(flags, {}, {}, must_stream=True)
 
 
 def test_parallelism_becomes_whole_workers():

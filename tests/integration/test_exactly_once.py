@@ -1,0 +1,88 @@
+"""Kills, rescales and restarts under load: every record counts once in the output and in the keyed state."""
+
+import os
+import random
+import signal
+
+import psutil
+import pytest
+
+from tests.cluster.exact import PARTITIONS, ExactJob, Producer
+
+RATE = 300
+"""Records a second: a stateful Python DoFn asks Flink for its state by the record."""
+
+
+@pytest.fixture
+def scene(broker, topic, tmp_path, monkeypatch):
+    """Topics, a producer and a way to start the job on them; afterwards nothing runs."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    source, sink = topic(PARTITIONS, label="exact"), topic(2, label="sink")
+    producer = Producer(broker, source, RATE)
+    jobs = []
+
+    def start(*flags):
+        jobs.append(ExactJob(broker, source, sink, tmp_path / "storage", *flags))
+        return jobs[-1]
+
+    try:
+        yield start, producer
+    finally:
+        producer.stop()
+        for job in jobs:
+            job.result.cancel()
+        assert not any(str(tmp_path) in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+
+
+def finish(job, producer):
+    produced = producer.stop()
+    job.await_output(produced)
+    assert not job.verdict(produced)
+
+
+def task_managers(job):
+    return [psutil.Process(pid) for pid in job.job.control.ask(op="status")["taskmanagers"]]
+
+
+@pytest.mark.parametrize("victim", ["taskmanager", "harness"])
+def test_kill_9_of_a_task_manager_or_a_python_harness(scene, victim):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    start, producer = scene
+    job = start("--num_workers=2")
+    job.await_parallelism(4)
+    job.await_checkpoints()
+    chosen = random.Random(seed).choice(task_managers(job))
+    if victim == "harness":
+        chosen = random.Random(seed).choice(chosen.children())
+    os.kill(chosen.pid, signal.SIGKILL)
+    chosen.wait(30)
+    job.await_parallelism(4)
+    job.await_checkpoints()
+    finish(job, producer)
+
+
+def test_one_task_manager_then_two_then_one(scene):
+    start, producer = scene
+    job = start()
+    job.await_parallelism(2)
+    job.await_checkpoints()
+    job.job.scale(2)
+    job.await_parallelism(4)
+    job.await_checkpoints()
+    job.job.scale(1)
+    job.await_parallelism(2)
+    job.await_checkpoints()
+    finish(job, producer)
+
+
+def test_a_job_started_again_from_its_last_checkpoint_goes_on(scene, tmp_path):
+    start, producer = scene
+    job = start()
+    job.await_parallelism(2)
+    job.await_checkpoints()
+    assert job.result.cancel() == "CANCELLED"
+    job = start(f"--savepoint_path={tmp_path / 'storage'}")
+    job.await_parallelism(2)
+    job.await_checkpoints()
+    finish(job, producer)

@@ -1,0 +1,124 @@
+"""The local target's processes: they start, are stopped by process id, and never outlive what they are for."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from beam_k8s.launcher.local import Control
+from tests.cluster.launch import Launch, await_gone
+
+FOREVER = """
+    import sys
+    import apache_beam as beam
+    import beam_k8s
+    from apache_beam.transforms.periodicsequence import PeriodicImpulse
+
+    if __name__ == "__main__":
+        with beam.Pipeline(argv=sys.argv) as p:
+            p | PeriodicImpulse(fire_interval=1) | beam.Map(lambda x: print("tick", x, flush=True))
+"""
+
+BROKEN = """
+    import sys
+    import apache_beam as beam
+    import beam_k8s
+
+    def divide(x):
+        return 1 // x
+
+    if __name__ == "__main__":
+        with beam.Pipeline(argv=[*sys.argv, "--save_main_session"]) as p:
+            p | beam.Create([1, 0]) | "Divide it" >> beam.Map(divide)
+"""
+
+FLAGS = ["--runner=FlinkK8s", "--k8s_target=local"]
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Starts a script; afterwards nothing of it runs."""
+    launched = []
+
+    def start(source, *flags, **environment):
+        script = tmp_path / "my_pipeline.py"
+        script.write_text(textwrap.dedent(source))
+        launched.append(Launch(script, [*FLAGS, *flags], tmp_path, environment))
+        return launched[-1]
+
+    yield start
+    for one in launched:
+        one.kill_all()
+
+
+def beam_k8s(launch, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "beam_k8s", *arguments],
+        env={"XDG_STATE_HOME": str(launch.home / "state"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_ctrl_c_detaches_and_cancel_stops_the_job_and_all_its_processes(launch):
+    run = launch(FOREVER, "--job_name=forever")
+    run.await_output("forever is RUNNING")
+    run.await_output(r"\[worker \d+\] tick")
+    run.interrupt()
+    assert run.wait() == -signal.SIGINT
+    assert "Stop it with: beam-k8s cancel forever" in run.output
+    processes = run.processes()
+    assert {"supervisor", "TaskManagerRunner", "transforms.boot"} <= {
+        word for word in ("supervisor", "TaskManagerRunner", "transforms.boot") if run.of_role(word)
+    }
+
+    second = launch(FOREVER, "--job_name=forever")
+    assert second.wait() != 0
+    assert "--job_name=forever: a job of this name runs here already" in second.output
+
+    assert beam_k8s(run, "cancel", "forever").returncode == 0
+    await_gone(processes)
+    assert not run.processes()
+    again = beam_k8s(run, "cancel", "forever")
+    assert again.returncode == 4
+    assert "no job forever runs on this machine" in again.stderr
+
+
+@pytest.mark.parametrize("victim", ["launcher", "supervisor"])
+def test_nothing_outlives_a_launcher_or_supervisor_that_was_killed(launch, victim):
+    run = launch(FOREVER, "--job_name=crash")
+    run.await_output("crash is RUNNING")
+    run.await_output(r"\[worker \d+\] tick")
+    processes = run.processes()
+    if victim == "launcher":
+        run.process.kill()
+    else:
+        run.of_role("supervisor")[0].kill()
+    await_gone(processes)
+    assert run.wait() != 0
+
+
+def test_a_failing_dofn_shows_its_traceback_and_leaves_nothing_running(launch):
+    run = launch(BROKEN, "--job_name=broken")
+    assert run.wait() == 1
+    assert "in divide" in run.output
+    assert "ZeroDivisionError: integer division or modulo by zero [while running 'Divide it" in run.output
+    assert "JobFailed: job broken ended in state FAILED" in run.output
+    assert not run.processes()
+
+
+def test_workers_come_and_go_by_scale(launch):
+    run = launch(FOREVER, "--job_name=scaled")
+    run.await_output("scaled is RUNNING")
+    control = Control(run.run_dirs[0])
+    assert len(control.ask(op="scale", workers=3)["taskmanagers"]) == 3
+    leaving = run.of_role("TaskManagerRunner")
+    assert len(leaving) == 3
+    assert len(control.ask(op="scale", workers=1)["taskmanagers"]) == 1
+    await_gone(leaving[1:])
+    assert len(run.of_role("TaskManagerRunner")) == 1
+    control.close()

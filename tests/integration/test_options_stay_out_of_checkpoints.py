@@ -1,0 +1,123 @@
+"""No option of the user is in any checkpoint, yet every DoFn reads them all; stock Beam's job main leaks them."""
+
+import json
+import sys
+import textwrap
+import time
+
+import cramjam
+import pytest
+
+from beam_k8s.launcher.local import SessionCluster, runner_jar
+from beam_k8s.launcher.supervisor import newest_checkpoint
+from tests.cluster.checkpoints import occurrences, snappy_frames
+from tests.cluster.launch import Launch
+
+MARKER = "ZZZPLANTED"
+PLANTED = [f"--planted_{i}={MARKER}_{i}" for i in range(100)]
+
+PIPELINE = """
+    import json, os, sys
+    import apache_beam as beam
+    import beam_k8s
+    from apache_beam.options.value_provider import RuntimeValueProvider
+    from apache_beam.transforms import window
+    from apache_beam.transforms.periodicsequence import PeriodicImpulse
+    from apache_beam.transforms.userstate import CombiningValueStateSpec
+
+    class Count(beam.DoFn):
+        SEEN = CombiningValueStateSpec("seen", sum)
+
+        def setup(self):
+            with open(sys.argv[1] if len(sys.argv) > 1 else os.environ["SEEN_FILE"], "w") as file:
+                json.dump(RuntimeValueProvider.runtime_options, file, default=str)
+
+        def process(self, element, seen=beam.DoFn.StateParam(SEEN)):
+            seen.add(1)
+            yield element[0], seen.read()
+
+    if __name__ == "__main__":
+        with beam.Pipeline(argv=[*sys.argv[1:], "--save_main_session", "--streaming"]) as p:
+            (
+                p
+                | PeriodicImpulse(fire_interval=0.1)
+                | beam.Map(lambda x: ("key", 1))
+                | beam.WindowInto(window.FixedWindows(1))
+                | beam.CombinePerKey(sum)
+                | beam.ParDo(Count())
+            )
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the pipeline until a checkpoint has completed after a DoFn saw its options; gives folder and options."""
+    script = tmp_path / "my_pipeline.py"
+    script.write_text(textwrap.dedent(PIPELINE))
+    seen = tmp_path / "seen.json"
+    launched = []
+
+    def until_checkpoint(checkpoints, *flags):
+        launch = Launch(script, [*flags, *PLANTED], tmp_path, {"SEEN_FILE": str(seen)})
+        launched.append(launch)
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            assert launch.process.poll() is None, launch.output
+            newest = newest_checkpoint(checkpoints) if checkpoints.exists() else None
+            if seen.exists() and newest and newest.stat().st_mtime > seen.stat().st_mtime + 1:
+                return newest, json.loads(seen.read_text()), launch
+            time.sleep(0.2)
+        raise AssertionError(launch.output)
+
+    yield until_checkpoint
+    for launch in launched:
+        launch.kill_all()
+
+
+def test_no_planted_option_is_in_our_checkpoints_but_the_dofn_reads_all(run, tmp_path):
+    storage = tmp_path / "storage"
+    newest, options, launch = run(
+        storage,
+        "--runner=FlinkK8s",
+        "--k8s_target=local",
+        "--job_name=planted",
+        f"--k8s_storage=file://{storage}",
+        "--checkpointing_interval=500",
+    )
+    assert {f"planted_{i}": f"{MARKER}_{i}" for i in range(100)}.items() <= options.items()
+    metadata = (newest / "_metadata").read_bytes()
+    assert sum(map(len, snappy_frames(metadata))) > 1000, "the decoder found no snapshot to look into"
+    assert occurrences(storage, MARKER) == (0, 0)
+    launch.interrupt()
+    launch.wait()
+    for folder in ("logs", "conf", "archive"):
+        assert occurrences(launch.run_dirs[0] / folder, MARKER) == (0, 0)
+
+
+def test_stock_beams_job_main_leaks_every_planted_option(run, tmp_path):
+    cluster_dir = tmp_path / "cluster"
+    harness = tmp_path / "harness"
+    harness.write_text(f'#!/bin/sh\nexec {sys.executable} -m beam_k8s.transforms.boot "$@"\n')
+    harness.chmod(0o755)
+    with SessionCluster(cluster_dir) as cluster:
+        newest, _, _ = run(
+            cluster_dir / "checkpoints",
+            "--runner=FlinkRunner",
+            f"--flink_master=http://{cluster.address}",
+            "--flink_submit_uber_jar",
+            f"--flink_job_server_jar={runner_jar()}",
+            "--environment_type=PROCESS",
+            "--environment_config=" + json.dumps({"command": str(harness)}),
+            "--checkpointing_interval=500",
+            "--finish_bundle_before_checkpointing",
+        )
+        plain, compressed = occurrences(newest, f"{MARKER}_99")
+    assert compressed > 0
+    assert plain > 0
+
+
+def test_the_decoder_finds_what_a_grep_misses():
+    text = MARKER.encode() * 300
+    raw = bytes(cramjam.snappy.compress_raw(text))
+    framed = b"junk" + b"\x82SNAPPY\x00" + bytes(8) + len(raw).to_bytes(4, "big") + raw + b"junk"
+    assert list(snappy_frames(framed)) == [text]
