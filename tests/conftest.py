@@ -1,0 +1,72 @@
+"""Fixtures of the real parts: started once a session (once a worker of pytest-xdist), stopped when it ends."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from beam_k8s.launcher.local import SessionCluster
+    from tests.cluster.kafka import KafkaBroker
+
+
+# The machines that run this are shared: how long an example takes says nothing.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
+
+
+class TopicFactory(Protocol):
+    def __call__(
+        self,
+        partitions: int = 1,
+        *,
+        label: str = "topic",
+        config: Mapping[str, str] | None = None,
+    ) -> str:
+        """Create a topic with a name that no other test has; return the name."""
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A running broker. Share it: name topics with ``topic`` and groups with ``unique``."""
+    from tests.cluster.kafka import KafkaBroker
+
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture
+def topic(broker: KafkaBroker) -> TopicFactory:
+    def create(
+        partitions: int = 1,
+        *,
+        label: str = "topic",
+        config: Mapping[str, str] | None = None,
+    ) -> str:
+        name = f"{label}-{uuid.uuid4().hex[:12]}"
+        broker.create_topics({name: partitions}, config=config)
+        return name
+
+    return create
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test has: for groups, jobs, prefixes."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def session_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SessionCluster]:
+    """A running Flink session cluster: a job in it starts in seconds. Its own run directories go with the session."""
+    from beam_k8s.launcher.local import SessionCluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        with SessionCluster(tmp_path_factory.mktemp("flink"), slots=8) as running:
+            yield running

@@ -1,0 +1,48 @@
+"""Steps of the contract's pipelines. In a module of their own, so that workers import them by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from beam_k8s.transforms import KafkaRecord
+
+
+def show_record(record: KafkaRecord) -> tuple[None, bytes]:
+    """A record with all its metadata, as text that a test can compare."""
+    assert type(record).__name__ == "KafkaRecord"
+    fields = record._asdict()
+    fields["headers"] = [(header.key, header.value) for header in record.headers]
+    return None, repr(fields).encode()
+
+
+def show(element: object) -> tuple[None, bytes]:
+    return None, repr(element).encode()
+
+
+class ShowTimestamp(beam.DoFn):
+    def process(
+        self, element: tuple[bytes, bytes], timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[tuple[bytes, bytes]]:
+        yield element[0], str(timestamp.micros).encode()
+
+
+class ShowWindow(beam.DoFn):
+    def process(self, element: tuple[bytes, int], window: Any = beam.DoFn.WindowParam) -> Iterator[tuple[bytes, bytes]]:
+        yield element[0], b"%d %d" % (window.start.micros // 1000, element[1])
+
+
+def one_each(record: tuple[bytes, bytes]) -> tuple[bytes, int]:
+    return record[0], 1
+
+
+def upper(data: bytes) -> bytes:
+    return data.upper()
+
+
+def large(_: object) -> tuple[bytes, bytes]:
+    return b"k", b"x" * 3_000_000

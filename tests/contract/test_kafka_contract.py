@@ -1,0 +1,405 @@
+"""What the Kafka transforms promise on every runner, against a real broker.
+
+Every test runs a pipeline from a topic to a topic and looks at the broker with its own eyes (KafkaBroker.read_topic):
+so it holds for runners whose workers are other processes. Reads end by ``stop_at`` or a limit; nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
+from kafka import KafkaProducer
+
+from beam_k8s.transforms import ReadFromKafka, WriteToKafka, metrics
+from tests.contract import steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.cluster.kafka import KafkaBroker, StoredRecord
+    from tests.conftest import TopicFactory
+
+JAVA = "org.apache.kafka.common.serialization."
+
+
+class Kafka:
+    """The broker, the runner and the pipelines between them."""
+
+    def __init__(self, broker: KafkaBroker, topic: TopicFactory, runner_options: list[str]) -> None:
+        self.broker = broker
+        self.topic = topic
+        self.runner_options = runner_options
+        self.servers = {"bootstrap.servers": broker.bootstrap_servers}
+        self.earliest = {**self.servers, "auto.offset.reset": "earliest"}
+
+    def run(self, build: Callable[[beam.Pipeline], Any]) -> Any:
+        """Run a pipeline to its end; return its result."""
+        pipeline = beam.Pipeline(options=PipelineOptions(self.runner_options))
+        build(pipeline)
+        result = pipeline.run()
+        assert result.wait_until_finish() == PipelineState.DONE
+        return result
+
+    def copy(
+        self,
+        read: beam.PTransform,
+        *between: beam.PTransform,
+        write: dict[str, Any] | None = None,
+        partitions: int = 1,
+    ) -> list[StoredRecord]:
+        """Read, apply steps, write to a new topic; return what is in it."""
+        target = self.topic(partitions, label="target")
+
+        def build(pipeline: beam.Pipeline) -> None:
+            records = pipeline | "Read" >> read
+            for number, step in enumerate(between):
+                records |= f"Step{number}" >> step
+            records | "Write" >> WriteToKafka(self.servers, target, **(write or {}))
+
+        self.run(build)
+        return self.broker.read_topic(target)
+
+
+@pytest.fixture
+def kafka(broker: KafkaBroker, topic: TopicFactory, runner_options: list[str]) -> Kafka:
+    return Kafka(broker, topic, runner_options)
+
+
+def pairs(records: Sequence[StoredRecord]) -> Counter:
+    return Counter((record.key, record.value) for record in records)
+
+
+def numbered(count: int, partitions: int = 1) -> list:
+    return [(b"k%d" % n, b"v%d" % n, {"partition": n % partitions}) for n in range(count)]
+
+
+def test_read_and_write_lose_nothing_double_nothing_and_invent_nothing(kafka: Kafka) -> None:
+    """Several partitions, one of them empty; null keys, tombstones, empty bytes; more than a frame."""
+    source = kafka.topic(4)
+    odd = [(None, b"no key"), (b"tombstone", None), (b"", b""), (b"", None), (None, b"")]
+    kafka.broker.produce(
+        source,
+        [(k, v, {"partition": n % 3}) for n, (k, v) in enumerate(odd)] + numbered(2_345, 3),
+    )
+    written = kafka.copy(ReadFromKafka(kafka.earliest, [source], stop_at="latest"), partitions=2)
+    assert pairs(written) == pairs(kafka.broker.read_topic(source))
+    assert len(written) == 2_350
+
+
+def test_nulls_survive_a_shuffle(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, [(None, b"no key"), (b"tombstone", None)])
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest", redistribute=True)
+    assert pairs(kafka.copy(read, beam.Reshuffle())) == {
+        (None, b"no key"): 1,
+        (b"tombstone", None): 1,
+    }
+
+
+def test_records_of_a_partition_keep_their_order(kafka: Kafka) -> None:
+    """Where there are no more subtasks than partitions: Flink spreads the records of a partition over more."""
+    source = kafka.topic(2)
+    kafka.broker.produce(source, numbered(3_000, 2))
+    written = kafka.copy(ReadFromKafka(kafka.earliest, [source], stop_at="latest"))
+    numbers = [int(record.value[1:]) for record in written]
+    assert [n for n in numbers if n % 2 == 0] == list(range(0, 3_000, 2))
+    assert [n for n in numbers if n % 2 == 1] == list(range(1, 3_000, 2))
+
+
+def test_several_topics_are_read(kafka: Kafka) -> None:
+    first, second = kafka.topic(2), kafka.topic(1)
+    kafka.broker.produce(first, [(b"a", b"1")])
+    kafka.broker.produce(second, [(b"b", b"2")])
+    read = ReadFromKafka(kafka.earliest, [first, second], stop_at="latest")
+    assert pairs(kafka.copy(read)) == {(b"a", b"1"): 1, (b"b", b"2"): 1}
+
+
+def test_a_topic_without_records_ends_at_once(kafka: Kafka) -> None:
+    read = ReadFromKafka(kafka.earliest, [kafka.topic(3)], stop_at="latest")
+    assert kafka.copy(read) == []
+
+
+def test_metadata_is_what_the_broker_has(kafka: Kafka) -> None:
+    source = kafka.topic(2)
+    kafka.broker.produce(
+        source,
+        [
+            (b"k", b"v", {"partition": 0, "timestamp_ms": 1_000, "headers": [("a", b"1"), ("a", b"")]}),
+            (None, b"w", {"partition": 1, "timestamp_ms": 2_000}),
+            (b"k", None, {"partition": 1, "timestamp_ms": 3_000, "headers": [("é", b"\xff")]}),
+        ],
+    )  # fmt: skip
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest", with_metadata=True)
+    # The shuffle proves the coder, also in workers that never saw the class before.
+    written = kafka.copy(read, beam.Reshuffle(), beam.Map(steps.show_record))
+    assert sorted(record.value.decode() for record in written) == sorted(
+        repr(
+            {
+                "topic": source,
+                "partition": record.partition,
+                "offset": record.offset,
+                "timestamp": record.timestamp,
+                "key": record.key,
+                "value": record.value,
+                "headers": list(record.headers),
+                "timestampTypeId": 0,
+                "timestampTypeName": "CreateTime",
+            }
+        )
+        for record in kafka.broker.read_topic(source)
+    )
+
+
+def test_log_append_time_is_told_and_used(kafka: Kafka) -> None:
+    source = kafka.topic(1, config={"message.timestamp.type": "LogAppendTime"})
+    kafka.broker.produce(source, [(b"k", b"v", {"timestamp_ms": 1_000})])
+    (stored,) = kafka.broker.read_topic(source)
+    assert stored.timestamp_type == 1
+    options: dict[str, Any] = {
+        "stop_at": "latest",
+        "timestamp_policy": ReadFromKafka.log_append_time,
+    }
+    (shown,) = kafka.copy(
+        ReadFromKafka(kafka.earliest, [source], with_metadata=True, **options),
+        beam.Map(steps.show_record),
+    )
+    assert b"'timestampTypeName': 'LogAppendTime'" in shown.value
+    (timed,) = kafka.copy(ReadFromKafka(kafka.earliest, [source], **options), beam.ParDo(steps.ShowTimestamp()))
+    assert int(timed.value) == stored.timestamp * 1000
+
+
+def test_create_time_is_the_time_of_a_record(kafka: Kafka) -> None:
+    source = kafka.topic(2)
+    kafka.broker.produce(
+        source,
+        [(b"k%d" % n, b"v", {"partition": n % 2, "timestamp_ms": 1_700_000_000_000 + 7 * n}) for n in range(50)],
+    )
+    read = ReadFromKafka(
+        kafka.earliest,
+        [source],
+        stop_at="latest",
+        timestamp_policy=ReadFromKafka.create_time_policy,
+    )
+    shown = kafka.copy(read, beam.ParDo(steps.ShowTimestamp()))
+    assert pairs(shown) == {(b"k%d" % n, b"%d" % (1_700_000_000_000_000 + 7_000 * n)): 1 for n in range(50)}
+
+
+def test_processing_time_is_the_time_of_the_read(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, [(b"k", b"v", {"timestamp_ms": 1_000})])
+    before = time.time_ns() // 1000
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
+    (shown,) = kafka.copy(read, beam.ParDo(steps.ShowTimestamp()))
+    # A millisecond is what a frame's clock resolves.
+    assert before - 1000 <= int(shown.value) <= time.time_ns() // 1000
+
+
+def test_windows_of_create_time_count_every_record(kafka: Kafka) -> None:
+    source = kafka.topic(3)
+    records = [(b"k%d" % (n % 4), b"v", {"partition": n % 3, "timestamp_ms": 60_000 + 100 * n}) for n in range(1_200)]
+    kafka.broker.produce(source, records)
+    shown = kafka.copy(
+        ReadFromKafka(
+            kafka.earliest,
+            [source],
+            stop_at="latest",
+            timestamp_policy=ReadFromKafka.create_time_policy,
+        ),
+        beam.Map(steps.one_each),
+        beam.WindowInto(beam.window.FixedWindows(10)),
+        beam.CombinePerKey(sum),
+        beam.ParDo(steps.ShowWindow()),
+    )
+    oracle = Counter((key, 60_000 + 100 * n // 10_000 * 10_000) for n, (key, *_) in enumerate(records))
+    assert pairs(shown) == {(key, b"%d %d" % (start, count)): 1 for (key, start), count in oracle.items()}
+
+
+@pytest.mark.parametrize(
+    ("reset", "committed", "first"),
+    [("earliest", None, 0), ("latest", None, 10), ("earliest", 4, 4), ("latest", 4, 4)],
+)
+def test_a_read_starts_at_the_committed_offset_or_else_by_the_reset(
+    kafka: Kafka, unique: str, reset: str, committed: int | None, first: int
+) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, numbered(10))
+    if committed is not None:
+        commit(kafka, unique, source, committed)
+    config = {**kafka.servers, "auto.offset.reset": reset, "group.id": unique}
+    written = kafka.copy(ReadFromKafka(config, [source], stop_at="latest"))
+    assert [record.value for record in written] == [b"v%d" % n for n in range(first, 10)]
+
+
+def test_a_read_starts_at_a_time(kafka: Kafka) -> None:
+    source = kafka.topic(2)
+    kafka.broker.produce(
+        source,
+        [(b"", b"v%d" % n, {"partition": 0, "timestamp_ms": 1_000 * n}) for n in range(1, 10)]
+        + [(b"", b"old", {"partition": 1, "timestamp_ms": 1_000})],
+    )
+    read = ReadFromKafka(kafka.earliest, [source], start_read_time=5_500, stop_at="latest")
+    assert [record.value for record in kafka.copy(read)] == [b"v6", b"v7", b"v8", b"v9"]
+
+
+def test_nothing_is_committed_unless_asked_for(kafka: Kafka, unique: str) -> None:
+    source = kafka.topic(2)
+    kafka.broker.produce(source, numbered(10, 2))
+    config = {**kafka.earliest, "group.id": unique}
+    assert len(kafka.copy(ReadFromKafka(config, [source], stop_at="latest"))) == 10
+    assert kafka.broker.committed_offsets(unique, source) == {}
+
+
+def test_committed_offsets_are_those_of_all_that_was_read(kafka: Kafka, unique: str) -> None:
+    source = kafka.topic(2)
+    kafka.broker.produce(source, numbered(1_200, 2))
+    config = {**kafka.earliest, "group.id": unique}
+    read = ReadFromKafka(config, [source], stop_at="latest", commit_offset_in_finalize=True)
+    assert len(kafka.copy(read)) == 1_200
+    assert kafka.broker.committed_offsets(unique, source) == {0: 600, 1: 600}
+    kafka.broker.produce(source, [(b"new", b"new", {"partition": 1})])
+    again = ReadFromKafka(config, [source], stop_at="latest", commit_offset_in_finalize=True)
+    assert pairs(kafka.copy(again)) == {(b"new", b"new"): 1}
+
+
+def test_a_count_ends_a_read_exactly(kafka: Kafka) -> None:
+    source = kafka.topic(3)
+    kafka.broker.produce(source, numbered(2_000, 3))
+    written = kafka.copy(ReadFromKafka(kafka.earliest, [source], max_num_records=777))
+    assert len(pairs(written)) == len(written) == 777
+    assert pairs(written) <= pairs(kafka.broker.read_topic(source))
+
+
+def test_a_time_ends_a_read(kafka: Kafka) -> None:
+    source = kafka.topic(3)
+    kafka.broker.produce(source, numbered(2_000, 3))
+    started = time.monotonic()
+    written = kafka.copy(ReadFromKafka(kafka.earliest, [source], max_read_time=4))
+    assert time.monotonic() - started >= 4
+    assert pairs(written) == pairs(kafka.broker.read_topic(source))
+
+
+def test_aborted_transactions_are_not_read_and_markers_do_not_hold_the_end(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    producer = KafkaProducer(bootstrap_servers=kafka.broker.bootstrap_servers, transactional_id=source)
+    try:
+        producer.init_transactions()
+        for value, commits in ((b"aborted", False), (b"committed", True), (b"aborted too", False)):
+            producer.begin_transaction()
+            producer.send(source, key=b"k", value=value)
+            producer.flush()
+            if commits:
+                producer.commit_transaction()
+            else:
+                producer.abort_transaction()
+    finally:
+        producer.close()
+    config = {**kafka.earliest, "isolation.level": "read_committed"}
+    read = ReadFromKafka(config, [source], stop_at="latest")
+    assert pairs(kafka.copy(read)) == {(b"k", b"committed"): 1}
+    everything = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
+    assert sum(pairs(kafka.copy(everything)).values()) == 3
+
+
+def test_offsets_that_retention_or_compaction_removed_do_not_hold_the_end(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, numbered(10))
+    from kafka import TopicPartition
+
+    with kafka.broker.admin() as admin:
+        admin.delete_records({TopicPartition(source, 0): 6})
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
+    assert [record.value for record in kafka.copy(read)] == [b"v6", b"v7", b"v8", b"v9"]
+
+
+def test_java_deserializers_and_serializers_by_name(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, [((5).to_bytes(8, "big"), "é".encode()), (None, b"x")])
+
+    def read() -> beam.PTransform:
+        return ReadFromKafka(
+            kafka.earliest,
+            [source],
+            key_deserializer=JAVA + "LongDeserializer",
+            value_deserializer=JAVA + "StringDeserializer",
+            stop_at="latest",
+        )
+
+    shown = kafka.copy(read(), beam.Map(steps.show))
+    assert [record.value.decode() for record in shown] == ["(5, 'é')", "(None, 'x')"]
+    back = {
+        "key_serializer": JAVA + "LongSerializer",
+        "value_serializer": JAVA + "StringSerializer",
+    }
+    assert pairs(kafka.copy(read(), write=back)) == pairs(kafka.broker.read_topic(source))
+
+
+def test_python_functions_as_deserializer_and_serializer(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, [(b"key", b"value"), (None, b"value"), (b"key", None)])
+    read = ReadFromKafka(kafka.earliest, [source], value_deserializer=steps.upper, stop_at="latest")
+    assert pairs(kafka.copy(read, write={"key_serializer": steps.upper})) == {
+        (b"KEY", b"VALUE"): 1,
+        (None, b"VALUE"): 1,
+        (b"KEY", None): 1,
+    }
+
+
+def test_a_write_from_any_windowing_writes_each_record_once(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, numbered(20))
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
+    sliding = beam.WindowInto(beam.window.SlidingWindows(30, 10))
+    assert pairs(kafka.copy(read, sliding)) == pairs(kafka.broker.read_topic(source))
+
+
+def test_large_records_pass(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, [(b"%d" % n, bytes([n]) * 700_000) for n in range(5)])
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
+    assert pairs(kafka.copy(read)) == pairs(kafka.broker.read_topic(source))
+
+
+def test_metrics_are_the_same_everywhere(kafka: Kafka) -> None:
+    source, target = kafka.topic(2), kafka.topic(1)
+    kafka.broker.produce(source, numbered(1_500, 2))
+    result = kafka.run(
+        lambda pipeline: (
+            pipeline | ReadFromKafka(kafka.earliest, [source], stop_at="latest") | WriteToKafka(kafka.servers, target)
+        )
+    )
+    found = result.metrics().query(MetricsFilter().with_namespace(metrics.NAMESPACE))
+    counters = {each.key.metric.name: each.result for each in found["counters"]}
+    assert counters == {metrics.RECORDS_READ: 1_500, metrics.RECORDS_WRITTEN: 1_500}
+    gauges = {each.key.metric.name: each.result.value for each in found["gauges"]}
+    assert gauges == {metrics.backlog_name(source, n): 0 for n in range(2)}
+
+
+def test_a_missing_topic_is_named(kafka: Kafka, unique: str) -> None:
+    with pytest.raises(Exception, match=f"has no topic {unique}|topic {unique} does not exist"):
+        kafka.copy(ReadFromKafka(kafka.earliest, [unique], stop_at="latest"))
+
+
+def test_a_record_that_the_broker_refuses_fails_the_pipeline(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, [(b"k", b"v")])
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
+    with pytest.raises(Exception, match=r"(?i)too ?large|larger than"):
+        kafka.copy(read, beam.Map(steps.large))
+
+
+def commit(kafka: Kafka, group: str, topic: str, offset: int) -> None:
+    from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+
+    consumer = KafkaConsumer(bootstrap_servers=kafka.broker.bootstrap_servers, group_id=group, enable_auto_commit=False)
+    try:
+        consumer.assign([TopicPartition(topic, 0)])
+        consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(offset, "", -1)})
+    finally:
+        consumer.close(autocommit=False)

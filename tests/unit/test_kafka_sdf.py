@@ -1,0 +1,382 @@
+"""The Python form of the read against a broker in memory: splits, checkpoints, watermarks, commits, failures.
+
+The tracker and the watermark estimator are wrapped as Beam's harness wraps them, and the calls are driven by hand, so
+that a test can split a range while the reader stands in the middle of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.runners.sdf_utils import (
+    RestrictionTrackerView,
+    ThreadsafeRestrictionTracker,
+    ThreadsafeWatermarkEstimator,
+)
+
+from beam_k8s.errors import KafkaError
+from beam_k8s.transforms import ReadFromKafka, frames, sdf
+from beam_k8s.transforms.clients import TopicPartition
+from beam_k8s.transforms.offsets import UNBOUNDED, Part, ReadRange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from beam_k8s.transforms.config import ReadConfig
+
+ZERO = TopicPartition("t", 0)
+NOW_MS = 1_000_000
+
+
+class Record(NamedTuple):
+    offset: int
+    timestamp: int
+    timestamp_type: int = 0
+    key: bytes | None = b"k"
+    value: bytes | None = b"v"
+    headers: tuple = ()
+
+
+class FakeBroker:
+    """Partitions as lists of records; also the factory of its consumers, and the list of what they did."""
+
+    def __init__(self, **partitions: int) -> None:
+        self.records = {
+            TopicPartition("t", int(name[1:])): [Record(n, 1_000 + n) for n in range(count)]
+            for name, count in partitions.items()
+        }
+        self.ends = {name: len(records) for name, records in self.records.items()}
+        self.opened: list[FakeConsumer] = []
+        self.commits: list[dict[TopicPartition, int]] = []
+        self.broken = False
+
+    def open(self, *, with_group: bool = False) -> FakeConsumer:
+        consumer = FakeConsumer(self)
+        self.opened.append(consumer)
+        return consumer
+
+    @property
+    def open_now(self) -> int:
+        return sum(not consumer.closed for consumer in self.opened)
+
+
+class FakeConsumer:
+    def __init__(self, broker: FakeBroker) -> None:
+        self.broker = broker
+        self.at: dict[TopicPartition, int] = {}
+        self.closed = False
+        self.assignments = 0
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        self.at = dict(positions)
+        self.assignments += 1
+
+    def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Record]]:
+        if self.broker.broken:
+            raise KafkaError("broken")
+        for name, position in self.at.items():
+            found = [r for r in self.broker.records[name] if r.offset >= position][:max_records]
+            if found:
+                self.at[name] = found[-1].offset + 1
+                return {name: found}
+        time.sleep(min(timeout_ms, 20) / 1000)
+        return {}
+
+    def position(self, of: TopicPartition) -> int:
+        return self.at[of]
+
+    def high_water(self, of: TopicPartition) -> int | None:
+        return self.broker.ends[of]
+
+    def end_offsets(self, of: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {name: self.broker.ends[name] for name in of}
+
+    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        self.broker.commits.append(dict(positions))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Finalizer:
+    """Keeps what was registered, as a runner does until a bundle is durable."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Any] = []
+
+    def register(self, callback: Any) -> None:
+        self.callbacks.append(callback)
+
+
+def config(**changes: Any) -> ReadConfig:
+    read = ReadFromKafka(
+        {"bootstrap.servers": "b:1", "group.id": "g"},
+        ["t"],
+        timestamp_policy=ReadFromKafka.create_time_policy,
+        max_out_of_orderness=2,
+        idle_timeout=30,
+    )
+    return dataclasses.replace(read._config, frame_records=100, **changes)
+
+
+class Call:
+    """One call of ``process`` as the harness makes it."""
+
+    def __init__(self, reader: Any, restriction: ReadRange, *, watermark: Any = None, finalizer: Any = None) -> None:
+        self.tracker = ThreadsafeRestrictionTracker(sdf.RangeTracker(restriction))
+        self.estimator = ThreadsafeWatermarkEstimator(ManualWatermarkEstimator(watermark))
+        self._calls: Iterator[Any] = reader._read(RestrictionTrackerView(self.tracker), self.estimator, finalizer)
+        self.offsets: list[int] = []
+        self.backlogs: list[int] = []
+
+    def step(self) -> bool:
+        """Run to the next frame; False if the call has returned."""
+        for output in self._calls:
+            for segment in frames.decode_read_frame(output.value):
+                self.backlogs.append(segment.backlog)
+                self.offsets += [timestamp - 1_000 for timestamp in segment.timestamps]
+            return True
+        assert self.tracker.check_done()
+        return False
+
+    def finish(self) -> Call:
+        while self.step():
+            pass
+        return self
+
+    @property
+    def residual(self) -> ReadRange | None:
+        status = self.tracker.deferred_status()
+        return status[0] if status else None
+
+    @property
+    def watermark_ms(self) -> int:
+        return self.estimator.current_watermark().micros // 1000
+
+
+def whole(stop: int = UNBOUNDED, end: int = 0) -> ReadRange:
+    return ReadRange((Part("t", 0, 0, stop, end),))
+
+
+def reader_of(broker: FakeBroker, now_ms: int = NOW_MS, **changes: Any) -> Any:
+    return sdf.ReadParts(config(**changes), broker, lambda: now_ms)
+
+
+def test_a_live_partition_is_read_and_handed_back() -> None:
+    broker = FakeBroker(p0=250)
+    call = Call(reader_of(broker), whole()).finish()
+    assert call.offsets == list(range(250))
+    assert call.residual is not None
+    assert call.residual.parts[0].next == 250
+    assert call.residual.parts[0].stop == UNBOUNDED
+    assert call.backlogs == [150, 50, 0]
+
+
+def test_a_call_goes_on_where_the_last_one_stood_on_the_same_client() -> None:
+    broker = FakeBroker(p0=250)
+    reader = reader_of(broker)
+    rest = Call(reader, whole()).finish().residual
+    broker.records[ZERO].append(Record(250, 1_250))
+    broker.ends[ZERO] = 251
+    assert rest is not None
+    assert Call(reader, rest).finish().offsets == [250]
+    assert len(broker.opened) == 1
+    assert broker.opened[0].assignments == 1
+
+
+def test_a_bounded_range_is_read_to_its_stop_and_no_further() -> None:
+    broker = FakeBroker(p0=250)
+    call = Call(reader_of(broker), whole(stop=120)).finish()
+    assert call.offsets == list(range(120))
+    assert call.residual is None
+
+
+def test_a_split_in_the_middle_of_a_call_reads_every_record_once() -> None:
+    broker = FakeBroker(p0=20_000)
+    reader = reader_of(broker)
+    first = Call(reader, whole(end=20_000))
+    assert first.step()
+    halves = first.tracker.try_split(0.5)
+    assert halves is not None
+    first.finish()
+    assert first.residual is not None  # the call's time or frames are over
+    seen = first.offsets
+    todo = [first.residual, halves[1]]
+    while todo:
+        call = Call(reader, todo.pop()).finish()
+        seen += call.offsets
+        if call.residual and call.residual.parts[0].next < 20_000:
+            todo.append(call.residual)
+    assert sorted(seen) == list(range(20_000))
+
+
+def test_a_checkpoint_of_the_runner_in_the_middle_of_a_call_reads_every_record_once() -> None:
+    broker = FakeBroker(p0=1_000)
+    reader = reader_of(broker)
+    first = Call(reader, whole(end=1_000))
+    assert first.step()
+    halves = first.tracker.try_split(0)
+    assert halves is not None
+    assert not first.step()
+    second = Call(reader, halves[1]).finish()
+    assert first.offsets + second.offsets == list(range(1_000))
+
+
+def test_markers_at_the_end_are_no_backlog_and_do_not_hold_the_stop() -> None:
+    broker = FakeBroker(p0=10)
+    broker.ends[ZERO] = 12
+
+    class Skips(FakeConsumer):
+        def position(self, of: TopicPartition) -> int:
+            return 12 if self.at[of] == 10 else self.at[of]
+
+    broker.open = lambda **_: Skips(broker)  # type: ignore[method-assign]
+    call = Call(reader_of(broker), whole(stop=12)).finish()
+    assert call.offsets == list(range(10))
+    assert call.residual is None
+
+
+def test_a_partition_that_was_cut_below_the_stop_ends() -> None:
+    call = Call(reader_of(FakeBroker(p0=10)), whole(stop=50)).finish()
+    assert call.offsets == list(range(10))
+    assert call.residual is None
+
+
+def test_the_watermark_follows_the_records_while_there_is_backlog() -> None:
+    """Also when a poll brings nothing: idle is only who has nothing left (GROUND §6)."""
+    broker = FakeBroker(p0=250)
+    broker.ends[ZERO] = 300  # what the client does not bring yet
+    call = Call(reader_of(broker), whole()).finish()
+    assert call.watermark_ms == 1_000 + 249 - 2_000
+    assert call.backlogs[-1] == 50
+    assert call.residual is not None
+
+
+def test_without_backlog_the_watermark_follows_the_clock() -> None:
+    call = Call(reader_of(FakeBroker(p0=250)), whole()).finish()
+    assert call.watermark_ms == NOW_MS - 30_000 - 2_000
+
+
+def test_an_empty_partition_reports_no_backlog_and_lets_time_pass() -> None:
+    call = Call(reader_of(FakeBroker(p0=0)), whole()).finish()
+    assert call.backlogs == [0]
+    assert call.watermark_ms == NOW_MS - 30_000 - 2_000
+
+
+def test_without_an_idle_timeout_the_watermark_waits() -> None:
+    call = Call(reader_of(FakeBroker(p0=0), idle_timeout_ms=0), whole()).finish()
+    assert call.estimator.current_watermark() is None
+
+
+def test_the_watermark_never_goes_back() -> None:
+    from apache_beam.utils.timestamp import Timestamp
+
+    ahead = Timestamp(10**9)
+    call = Call(reader_of(FakeBroker(p0=250)), whole(), watermark=ahead).finish()
+    assert call.estimator.current_watermark() == ahead
+
+
+def test_a_deadline_ends_the_read() -> None:
+    broker = FakeBroker(p0=10, p1=5)
+    todo = ReadRange((Part("t", 0, 0, UNBOUNDED, 10), Part("t", 1, 0, UNBOUNDED, 5)), None, NOW_MS)
+    late = Call(reader_of(broker), todo).finish()
+    assert (late.offsets, late.residual) == ([], None)
+    early = Call(reader_of(broker, now_ms=NOW_MS - 60_000), todo).finish()
+    assert len(early.offsets) == 15
+    assert early.residual is not None
+    assert early.residual.deadline_ms == NOW_MS
+
+
+def test_a_count_ends_the_read_over_partitions() -> None:
+    todo = ReadRange((Part("t", 0, 0, UNBOUNDED, 10), Part("t", 1, 0, UNBOUNDED, 10)), 12)
+    call = Call(reader_of(FakeBroker(p0=10, p1=10)), todo).finish()
+    assert len(call.offsets) == 12
+    assert call.residual is None
+
+
+def test_a_client_that_brings_more_than_asked_for_does_not_exceed_the_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sdf.ReadParts, "_most_records", lambda *_: 100)
+    todo = ReadRange((Part("t", 0, 0, UNBOUNDED, 10),), 7)
+    call = Call(reader_of(FakeBroker(p0=10)), todo).finish()
+    assert call.offsets == list(range(7))
+    assert call.residual is None
+
+
+def test_a_large_poll_is_cut_into_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdf, "FRAME_BYTES", 1_000)
+    broker = FakeBroker(p0=0)
+    broker.records[ZERO] = [Record(n, 1_000 + n, value=b"x" * 400) for n in range(5)]
+    broker.ends[ZERO] = 5
+    call = Call(reader_of(broker), whole(stop=5)).finish()
+    assert call.offsets == [0, 1, 2, 3, 4]
+    assert call.backlogs == [3, 1, 0]
+
+
+def test_offsets_are_committed_when_the_bundle_is_final_and_never_backwards() -> None:
+    broker = FakeBroker(p0=250)
+    reader = sdf.make_reader(config(commit_offsets=True), broker)
+    finalizer = Finalizer()
+    first = Call(reader, whole(), finalizer=finalizer).finish()
+    broker.records[ZERO].append(Record(250, 1_250))
+    broker.ends[ZERO] = 251
+    assert first.residual is not None
+    Call(reader, first.residual, finalizer=finalizer).finish()
+    assert broker.commits == []
+    older, newer = finalizer.callbacks
+    newer()
+    older()
+    assert broker.commits == [{ZERO: 251}]
+    reader.teardown()
+    assert broker.open_now == 0
+
+
+def test_a_commit_after_the_teardown_leaves_no_client_open() -> None:
+    broker = FakeBroker(p0=5)
+    reader = sdf.make_reader(config(commit_offsets=True), broker)
+    finalizer = Finalizer()
+    Call(reader, whole(stop=5), finalizer=finalizer).finish()
+    reader.teardown()
+    for callback in finalizer.callbacks:
+        callback()
+    assert broker.commits == [{ZERO: 5}]
+    assert broker.open_now == 0
+
+
+def test_a_failure_closes_the_clients_and_is_passed_on() -> None:
+    broker = FakeBroker(p0=250)
+    reader = reader_of(broker)
+    call = Call(reader, whole())
+    assert call.step()
+    broker.broken = True
+    with pytest.raises(KafkaError, match="broken"):
+        call.finish()
+    assert broker.open_now == 0
+
+
+def test_clients_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdf, "MAX_CLIENTS", 2)
+    broker = FakeBroker(p0=5, p1=5, p2=5)
+    reader = reader_of(broker)
+    for number in range(3):
+        Call(reader, ReadRange((Part("t", number, 0, 5, 5),))).finish()
+    assert broker.open_now == 2
+    reader.teardown()
+    assert broker.open_now == 0
+
+
+def test_beam_is_told_what_a_read_needs() -> None:
+    from apache_beam.runners.common import DoFnSignature
+
+    for bounded in (False, True):
+        for commits in (False, True):
+            given = config(stop="latest" if bounded else None, commit_offsets=commits)
+            signature = DoFnSignature(sdf.make_reader(given, FakeBroker()))
+            assert signature.is_splittable_dofn()
+            assert signature.is_unbounded_per_element() is not bounded
+            assert signature.has_bundle_finalization() is commits

@@ -1,0 +1,403 @@
+"""Kafka clients behind small protocols, and their kafka-python form.
+
+Properties keep the names of Kafka's Java client, because on Flink they are given to it. Here they are translated.
+Nothing connects in ``__init__``: these objects travel to workers inside DoFns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from beam_k8s.errors import ConfigError, KafkaError
+from beam_k8s.transforms.config import resolve_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = [
+    "Consumer",
+    "ConsumerFactory",
+    "ConsumerRecord",
+    "KafkaPythonConsumers",
+    "KafkaPythonProducers",
+    "Producer",
+    "ProducerFactory",
+    "TopicPartition",
+    "client_settings",
+]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class TopicPartition(NamedTuple):
+    """Name of a partition."""
+
+    topic: str
+    partition: int
+
+
+class ConsumerRecord(Protocol):
+    """A record as kafka-python gives it. ``timestamp`` is in ms; ``timestamp_type`` 0 create, 1 log append."""
+
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Consumer(Protocol):
+    """What the read needs of a client. Not thread-safe. All methods but ``close`` raise KafkaError."""
+
+    def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
+        """All partitions of the topics; a topic that does not exist is an error."""
+
+    def beginning_offsets(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """First offsets that the broker still has."""
+
+    def end_offsets(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """End offsets; with ``isolation.level=read_committed`` those of the stable part."""
+
+    def offsets_at(self, of: Sequence[TopicPartition], timestamp_ms: int) -> Mapping[TopicPartition, int | None]:
+        """First offsets at or after a time; None where all records are older."""
+
+    def committed(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        """The group's committed offsets; None where it has none."""
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions from these offsets on; what was assigned before is dropped."""
+
+    def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+        """The next records; empty if none came in time."""
+
+    def position(self, of: TopicPartition) -> int:
+        """Next offset to read. It passes what is no record: transaction markers, compacted records."""
+
+    def high_water(self, of: TopicPartition) -> int | None:
+        """End offset that the last fetch reported, None if there was none. Costs no request."""
+
+    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Commit offsets for the group."""
+
+    def close(self) -> None:
+        """Free sockets. Idempotent."""
+
+
+class ConsumerFactory(Protocol):
+    """Makes consumers; picklable."""
+
+    def open(self, *, with_group: bool = False) -> Consumer:
+        """Connect. ``with_group``: for committed offsets; the plain reads need no group and no coordinator."""
+
+
+class Producer(Protocol):
+    """What the write needs of a client."""
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+        timestamp_ms: int | None,
+    ) -> None:
+        """Queue a record; errors come from here or from ``flush``."""
+
+    def flush(self) -> None:
+        """Wait until the broker has all records queued so far, or raise the first error as KafkaError."""
+
+    def close(self) -> None:
+        """Free sockets. Idempotent; records not flushed may be dropped."""
+
+
+class ProducerFactory(Protocol):
+    """Makes producers; picklable."""
+
+    def open(self) -> Producer:
+        """Connect."""
+
+
+class KafkaPythonConsumers:
+    """ConsumerFactory on kafka-python."""
+
+    def __init__(self, bootstrap_servers: str, group_id: str | None, properties: Mapping[str, str]) -> None:
+        self._servers = bootstrap_servers
+        self._group = group_id
+        self._properties = dict(properties)
+
+    def open(self, *, with_group: bool = False) -> Consumer:
+        from kafka import KafkaConsumer
+
+        settings = client_settings(self._properties, KafkaConsumer.DEFAULT_CONFIG)
+        # Offsets are chosen by the read. If retention overtakes it, the oldest record left is the next one: going to
+        # the newest, as the default would, skips records that are still there.
+        settings["auto_offset_reset"] = "none" if self._properties.get("auto.offset.reset") == "none" else "earliest"
+        settings.update(
+            bootstrap_servers=self._servers.split(","),
+            group_id=self._group if with_group else None,
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+        )
+        with _own_errors(f"Kafka at {self._servers} cannot be reached"):
+            return _KafkaPythonConsumer(KafkaConsumer(**settings), self._servers)
+
+
+class _KafkaPythonConsumer:
+    def __init__(self, consumer: Any, servers: str) -> None:
+        from kafka import TopicPartition as KafkaTopicPartition
+
+        self._consumer = consumer
+        self._servers = servers
+        self._name = KafkaTopicPartition
+
+    def _names(self, of: Sequence[TopicPartition]) -> list[Any]:
+        return [self._name(*each) for each in of]
+
+    def _errors(self, action: str) -> contextlib.AbstractContextManager[None]:
+        return _own_errors(f"Kafka at {self._servers}: {action} failed")
+
+    def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
+        found: list[TopicPartition] = []
+        missing: list[str] = []
+        with self._errors("listing partitions"):
+            for topic in topics:
+                numbers = self._consumer.partitions_for_topic(topic)
+                if not numbers:
+                    missing.append(topic)
+                found += [TopicPartition(topic, number) for number in sorted(numbers or ())]
+        if missing:
+            raise KafkaError(
+                f"Kafka at {self._servers} has no topic {', '.join(missing)}.",
+                hint="Create it, or check the name and that this client may describe it (ACL).",
+            )
+        return found
+
+    def beginning_offsets(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        with self._errors("asking for first offsets"):
+            return _ours(self._consumer.beginning_offsets(self._names(of)))
+
+    def end_offsets(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        with self._errors("asking for end offsets"):
+            return _ours(self._consumer.end_offsets(self._names(of)))
+
+    def offsets_at(self, of: Sequence[TopicPartition], timestamp_ms: int) -> Mapping[TopicPartition, int | None]:
+        with self._errors("asking for offsets of a time"):
+            found = self._consumer.offsets_for_times(dict.fromkeys(self._names(of), timestamp_ms))
+        return {name: at and at.offset for name, at in _ours(found).items()}
+
+    def committed(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        with self._errors("asking for committed offsets"):
+            return {name: self._consumer.committed(self._name(*name)) for name in of}
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        with self._errors("assigning partitions"):
+            self._consumer.assign(self._names(list(positions)))
+            for name, offset in positions.items():
+                self._consumer.seek(self._name(*name), offset)
+
+    def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+        with self._errors("reading"):
+            return _ours(self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records))
+
+    def position(self, of: TopicPartition) -> int:
+        with self._errors("asking for a position"):
+            position: int | None = self._consumer.position(self._name(*of))
+        if position is None:
+            raise KafkaError(f"Kafka at {self._servers} gives no position of {of}.")
+        return position
+
+    def high_water(self, of: TopicPartition) -> int | None:
+        found: int | None = self._consumer.highwater(self._name(*of))
+        return found
+
+    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        from kafka import OffsetAndMetadata
+
+        with self._errors("committing offsets"):
+            self._consumer.commit(
+                {self._name(*name): OffsetAndMetadata(offset, "", -1) for name, offset in positions.items()}
+            )
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False)
+
+
+class KafkaPythonProducers:
+    """ProducerFactory on kafka-python."""
+
+    def __init__(self, bootstrap_servers: str, properties: Mapping[str, str]) -> None:
+        self._servers = bootstrap_servers
+        self._properties = dict(properties)
+
+    def open(self) -> Producer:
+        from kafka import KafkaProducer
+
+        settings = client_settings(self._properties, KafkaProducer.DEFAULT_CONFIG)
+        # A write comes in bulk and is flushed at the bundle's end: some waiting makes batches.
+        settings.setdefault("linger_ms", 5)
+        settings.setdefault("batch_size", 1 << 17)
+        settings["bootstrap_servers"] = self._servers.split(",")
+        with _own_errors(f"Kafka at {self._servers} cannot be reached"):
+            return _KafkaPythonProducer(KafkaProducer(**settings), self._servers)
+
+
+class _KafkaPythonProducer:
+    def __init__(self, producer: Any, servers: str) -> None:
+        self._producer = producer
+        self._servers = servers
+        self._failure: BaseException | None = None
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+        timestamp_ms: int | None,
+    ) -> None:
+        if key is None and value is None:
+            raise KafkaError(
+                f"A record for {topic} has neither key nor value; kafka-python cannot write it.",
+                hint="Give it an empty key (b''), or run on Flink, whose client can.",
+            )
+        with _own_errors(f"Kafka at {self._servers}: writing to {topic} failed"):
+            future = self._producer.send(topic, value=value, key=key, headers=list(headers), timestamp_ms=timestamp_ms)
+        future.add_errback(self._failed)
+
+    def _failed(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+
+    def flush(self) -> None:
+        with _own_errors(f"Kafka at {self._servers}: writing failed"):
+            self._producer.flush()
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+
+    def close(self) -> None:
+        self._producer.close(timeout=5)
+
+
+def _ours(found: Mapping[Any, Any]) -> dict[TopicPartition, Any]:
+    return {TopicPartition(name.topic, name.partition): value for name, value in found.items()}
+
+
+@contextlib.contextmanager
+def _own_errors(what: str) -> Iterator[None]:
+    from kafka.errors import KafkaError as ClientError
+
+    try:
+        yield
+    except (ClientError, OSError, AssertionError) as error:
+        raise KafkaError(f"{what}: {error!r}") from error
+
+
+# Java's name -> kafka-python's, where replacing dots by underscores does not give it.
+_RENAMED = {
+    "ssl.truststore.location": "ssl_cafile",
+    "ssl.keystore.location": "ssl_certfile",
+    "ssl.key.password": "ssl_password",
+    "ssl.cipher.suites": "ssl_ciphers",
+}
+# Read together with another property, or without a meaning in Python.
+_ABSORBED = {
+    "sasl.jaas.config",
+    "ssl.truststore.type",
+    "ssl.keystore.type",
+    "ssl.truststore.password",
+    "ssl.keystore.password",
+    "ssl.endpoint.identification.algorithm",
+    "auto.offset.reset",
+    "allow.auto.create.topics",
+    "enable.auto.commit",
+    "group.id",
+    "bootstrap.servers",
+}
+_INTEGERS = {"receive_buffer_bytes", "send_buffer_bytes", "retries"}
+_LOGIN = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s;"']+))""")
+
+
+def client_settings(properties: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, Any]:
+    """Translate properties of Kafka's Java client into keyword arguments of a kafka-python client.
+
+    References (``env:``, ``file:``) are resolved. Properties that kafka-python has no form of are left out, with a
+    line in the log.
+
+    Args:
+        properties: by Java's names; values are strings.
+        defaults: the client's DEFAULT_CONFIG; its keys and the types of its values decide.
+
+    Raises:
+        ConfigError: a value that kafka-python cannot take, or a reference that does not resolve.
+    """
+    resolved = {name: resolve_reference(name, value) for name, value in properties.items()}
+    settings: dict[str, Any] = {}
+    for name, value in resolved.items():
+        if name in _ABSORBED:
+            continue
+        ours = _RENAMED.get(name, name.replace(".", "_"))
+        if ours not in defaults:
+            _LOGGER.info("kafka property has no form in kafka-python, left out property=%s", name)
+            continue
+        settings[ours] = _converted(name, ours, value, defaults[ours])
+    _add_login(settings, resolved)
+    _check_stores(resolved)
+    if resolved.get("ssl.endpoint.identification.algorithm") == "":
+        settings["ssl_check_hostname"] = False
+    return settings
+
+
+def _converted(name: str, ours: str, value: str, default: object) -> object:
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[value.lower()]
+        if ours == "acks":
+            return "all" if value in ("all", "-1") else int(value)
+        if ours == "compression_type":
+            return None if value == "none" else value
+        if isinstance(default, int) or ours in _INTEGERS:
+            return int(value)
+    except (KeyError, ValueError):
+        kind = "true or false" if isinstance(default, bool) else "a whole number"
+        raise ConfigError(f"Kafka property {name} is {value!r}.", hint=f"It is {kind}.") from None
+    return value
+
+
+def _add_login(settings: dict[str, Any], properties: Mapping[str, str]) -> None:
+    if not properties.get("security.protocol", "").upper().startswith("SASL"):
+        return
+    mechanism = properties.get("sasl.mechanism", "GSSAPI").upper()
+    settings["sasl_mechanism"] = mechanism
+    if mechanism == "PLAIN" or mechanism.startswith("SCRAM-"):
+        login = {
+            found[1]: re.sub(r"\\(.)", r"\1", found[2] or found[3] or found[4] or "")
+            for found in _LOGIN.finditer(properties.get("sasl.jaas.config", ""))
+        }
+        if "username" not in login or "password" not in login:
+            raise ConfigError(
+                f"sasl.mechanism is {mechanism}, but sasl.jaas.config gives no username and password.",
+                hint='It reads: org.apache.kafka.common.security.plain.PlainLoginModule required username="..." '
+                'password="..."; and comes from a secret (env:NAME or file:PATH).',
+            )
+        settings["sasl_plain_username"] = login["username"]
+        settings["sasl_plain_password"] = login["password"]
+    elif mechanism == "OAUTHBEARER":
+        raise ConfigError(
+            "sasl.mechanism is OAUTHBEARER, which only the native form on Flink can do.",
+            hint="Run with --runner=FlinkK8s, or use SCRAM on other runners.",
+        )
+
+
+def _check_stores(properties: Mapping[str, str]) -> None:
+    for store in ("truststore", "keystore"):
+        kind = properties.get(f"ssl.{store}.type", "JKS").upper()
+        if f"ssl.{store}.location" in properties and kind != "PEM":
+            raise ConfigError(
+                f"ssl.{store}.location is a {kind} file; the Python form of the read and write takes PEM only.",
+                hint=f"Give a PEM file and set ssl.{store}.type=PEM: Java's client takes it too.",
+            )

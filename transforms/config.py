@@ -1,0 +1,475 @@
+"""What a Kafka transform was asked to do, as checked values, and their JSON in the pipeline's proto.
+
+Everything is checked when the user's program builds the pipeline: a wrong option fails there, with its name, its value
+and the way out, and not minutes later in a worker. Secrets never enter: the proto lies in an image, so a property that
+is a secret must be a reference (``env:NAME``, ``file:PATH``) which only the worker resolves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from beam_k8s.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+__all__ = [
+    "DEFAULT_OUT_OF_ORDERNESS_S",
+    "FRAME_BYTES",
+    "FRAME_RECORDS",
+    "DeliveryGuarantee",
+    "ReadConfig",
+    "Start",
+    "TimestampPolicy",
+    "WriteConfig",
+    "read_config",
+    "resolve_reference",
+    "write_config",
+]
+
+FRAME_RECORDS = 500
+"""Most records a frame. Measured (lab, 113-byte records): 500 is near the best; 2,000 gains nothing and delays."""
+
+FRAME_BYTES = 1 << 20
+"""A frame is closed when its payload passes this many bytes, so that large records do not make huge elements."""
+
+DEFAULT_OUT_OF_ORDERNESS_S = 1.0
+"""How far [s] the watermark stays behind the newest create time, unless told otherwise.
+
+Beam's own transform has 0. Producers batch: records of two producers in one partition are commonly out of order by
+their linger time, and with 0 the older ones are late and windows drop them without a word. One second costs one second
+of latency; it applies to create time only, where there can be disorder."""
+
+TimestampPolicy = Literal["processing_time", "create_time", "log_append_time"]
+DeliveryGuarantee = Literal["at_least_once", "exactly_once", "none"]
+Start = str | dict[str, int]
+"""``committed``, ``earliest``, ``latest`` or ``{"timestamp_ms": n}``."""
+
+_POLICIES: dict[str, TimestampPolicy] = {
+    "ProcessingTime": "processing_time",
+    "CreateTime": "create_time",
+    "LogAppendTime": "log_append_time",
+}
+_GUARANTEES: tuple[DeliveryGuarantee, ...] = ("at_least_once", "exactly_once", "none")
+
+# Kafka's rule: letters, digits, '.', '_' and '-', at most 249 characters.
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_REFERENCE = re.compile(r"(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)")
+_SECRET_KEY = re.compile(
+    r"password|secret|credential|token$|\.token\.|keystore\.key$|basic\.auth\.user\.info", re.IGNORECASE
+)
+_SECRET_IN_JAAS = re.compile(r"(password|secret|token)\w*\s*=", re.IGNORECASE)
+_ACKS_NOT_SAFE = {"0"}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """One checked ``ReadFromKafka``.
+
+    The fields up to ``frame_records`` are the payload of the URN; the rest concerns the Python form of the read only.
+    """
+
+    bootstrap_servers: str
+    topics: tuple[str, ...]
+    group_id: str | None
+    properties: Mapping[str, str]
+    start: Start
+    stop: Literal["latest"] | None
+    timestamp_policy: TimestampPolicy
+    max_out_of_orderness_ms: int
+    idle_timeout_ms: int
+    """A partition without backlog for this long counts as idle; 0 = never."""
+    commit_offsets: bool
+    with_metadata: bool
+    frame_records: int = FRAME_RECORDS
+
+    max_records: int | None = None
+    max_read_time_ms: int | None = None
+    poll_timeout_ms: int = 2000
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the read ends by a count or a time: such a read is Python on every runner."""
+        return self.max_records is not None or self.max_read_time_ms is not None
+
+    @property
+    def is_bounded(self) -> bool:
+        return self.is_limited or self.stop is not None
+
+    def payload(self) -> bytes:
+        """The URN's JSON (UTF-8). ``max_parallelism`` is added by the launcher."""
+        return _json(
+            {
+                "bootstrap_servers": self.bootstrap_servers,
+                "topics": list(self.topics),
+                "group_id": self.group_id,
+                "properties": dict(self.properties),
+                "start": self.start,
+                "stop": self.stop,
+                "timestamp_policy": self.timestamp_policy,
+                "max_out_of_orderness_ms": self.max_out_of_orderness_ms,
+                "idle_timeout_ms": self.idle_timeout_ms,
+                "commit_offsets": self.commit_offsets,
+                "with_metadata": self.with_metadata,
+                "frame_records": self.frame_records,
+            }
+        )
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> ReadConfig:
+        """Inverse of ``payload``; the fields that the payload has not are at their defaults."""
+        values: dict[str, Any] = json.loads(payload)
+        values.pop("max_parallelism", None)
+        values["topics"] = tuple(values["topics"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """One checked ``WriteToKafka``: the payload of the URN."""
+
+    bootstrap_servers: str
+    topic: str
+    properties: Mapping[str, str]
+    delivery_guarantee: DeliveryGuarantee
+    transactional_id_prefix: str | None
+
+    def payload(self) -> bytes:
+        """The URN's JSON (UTF-8)."""
+        return _json(
+            {
+                "bootstrap_servers": self.bootstrap_servers,
+                "topic": self.topic,
+                "properties": dict(self.properties),
+                "delivery_guarantee": self.delivery_guarantee,
+                "transactional_id_prefix": self.transactional_id_prefix,
+            }
+        )
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> WriteConfig:
+        """Inverse of ``payload``."""
+        values: dict[str, Any] = json.loads(payload)
+        return cls(**values)
+
+
+def read_config(
+    consumer_config: Mapping[str, object],
+    topics: Sequence[str],
+    *,
+    start_read_time: int | None,
+    max_num_records: int | None,
+    max_read_time: float | None,
+    commit_offset_in_finalize: bool,
+    timestamp_policy: str,
+    consumer_polling_timeout: float | None,
+    with_metadata: bool,
+    stop_at: str | None,
+    max_out_of_orderness: float | None,
+    idle_timeout: float | None,
+) -> ReadConfig:
+    """Check the arguments of ``ReadFromKafka`` (see there for their meaning) and make them one value.
+
+    Raises:
+        ConfigError: names all that is wrong at once.
+    """
+    errors = _Errors()
+    properties = _properties("consumer_config", consumer_config, errors)
+    servers = _bootstrap_servers("consumer_config", properties, errors)
+    group = properties.pop("group.id", None) or None
+    _refuse_auto_commit(properties, errors)
+    _refuse_serde_properties(properties, ("key.deserializer", "value.deserializer"), "consumer_config", errors)
+    reset = properties.get("auto.offset.reset", "latest")
+    if reset not in ("earliest", "latest", "none"):
+        errors.add(
+            f"consumer_config['auto.offset.reset'] is {reset!r}.",
+            "Kafka knows 'earliest', 'latest' and 'none'.",
+        )
+    checked_topics = _topics(topics, errors)
+    policy = _POLICIES.get(timestamp_policy)
+    if policy is None:
+        errors.add(
+            f"timestamp_policy is {timestamp_policy!r}.",
+            "It should be one of [ProcessingTime, CreateTime, LogAppendTime], for example "
+            "ReadFromKafka.create_time_policy.",
+        )
+        policy = "processing_time"
+    if stop_at not in (None, "latest"):
+        errors.add(
+            f"stop_at is {stop_at!r}.",
+            "Use None (read for ever) or 'latest' (read up to the end found at start).",
+        )
+    if commit_offset_in_finalize and group is None:
+        errors.add(
+            "commit_offset_in_finalize is true, but consumer_config has no 'group.id' to commit for.",
+            "Name the group in consumer_config['group.id'].",
+        )
+    if max_out_of_orderness is None:
+        max_out_of_orderness = DEFAULT_OUT_OF_ORDERNESS_S if policy == "create_time" else 0
+    start: Start = "committed"
+    if start_read_time is not None:
+        start = {"timestamp_ms": _whole("start_read_time", start_read_time, 0, errors)}
+    elif group is None:
+        if reset == "none":
+            errors.add(
+                "consumer_config has neither a 'group.id' nor an 'auto.offset.reset' to start from.",
+                "Give a group.id, or set auto.offset.reset to 'earliest' or 'latest'.",
+            )
+        start = reset
+    if consumer_polling_timeout is None:
+        consumer_polling_timeout = 2
+    config = ReadConfig(
+        bootstrap_servers=servers,
+        topics=checked_topics,
+        group_id=group,
+        properties=properties,
+        start=start,
+        stop="latest" if stop_at == "latest" else None,
+        timestamp_policy=policy,
+        max_out_of_orderness_ms=_milliseconds("max_out_of_orderness", max_out_of_orderness, errors, at_least=0),
+        idle_timeout_ms=_milliseconds("idle_timeout", idle_timeout or 0, errors, at_least=0),
+        commit_offsets=bool(commit_offset_in_finalize),
+        with_metadata=bool(with_metadata),
+        max_records=(None if max_num_records is None else _whole("max_num_records", max_num_records, 1, errors)),
+        max_read_time_ms=(
+            None if max_read_time is None else _milliseconds("max_read_time", max_read_time, errors, at_least=1)
+        ),
+        poll_timeout_ms=_milliseconds("consumer_polling_timeout", consumer_polling_timeout, errors, at_least=1),
+    )
+    errors.raise_any()
+    return config
+
+
+def write_config(
+    producer_config: Mapping[str, object],
+    topic: str,
+    *,
+    delivery_guarantee: str,
+    transactional_id_prefix: str | None,
+) -> WriteConfig:
+    """Check the arguments of ``WriteToKafka`` (see there for their meaning) and make them one value.
+
+    Raises:
+        ConfigError: names all that is wrong at once.
+    """
+    errors = _Errors()
+    properties = _properties("producer_config", producer_config, errors)
+    servers = _bootstrap_servers("producer_config", properties, errors)
+    _refuse_serde_properties(properties, ("key.serializer", "value.serializer"), "producer_config", errors)
+    (checked_topic,) = _topics([topic], errors, option="topic") or ("",)
+    guarantee: DeliveryGuarantee = "at_least_once"
+    if delivery_guarantee not in _GUARANTEES:
+        errors.add(f"delivery_guarantee is {delivery_guarantee!r}.", f"Use one of {', '.join(_GUARANTEES)}.")
+    else:
+        guarantee = delivery_guarantee
+    if guarantee != "none" and properties.get("acks") in _ACKS_NOT_SAFE:
+        errors.add(
+            "producer_config['acks'] is '0': a record that the broker never got counts as written, so "
+            f"delivery_guarantee={guarantee!r} cannot be kept.",
+            "Remove acks, or say delivery_guarantee='none'.",
+        )
+    if transactional_id_prefix is not None and guarantee != "exactly_once":
+        errors.add(
+            f"transactional_id_prefix is {transactional_id_prefix!r}, but "
+            f"delivery_guarantee={guarantee!r} uses no transactions.",
+            "Add delivery_guarantee='exactly_once', or remove the prefix.",
+        )
+    if "transactional.id" in properties:
+        errors.add(
+            f"producer_config['transactional.id'] is {properties['transactional.id']!r}, but each subtask of "
+            "the sink needs an id of its own.",
+            "Use delivery_guarantee='exactly_once' and transactional_id_prefix=...",
+        )
+    errors.raise_any()
+    return WriteConfig(servers, checked_topic, properties, guarantee, transactional_id_prefix)
+
+
+def resolve_reference(name: str, value: str) -> str:
+    """Return what ``env:NAME`` or ``file:PATH`` stands for; any other value is returned as it is.
+
+    A file's last line break is dropped. Called in the worker only.
+
+    Raises:
+        ConfigError: the variable or the file is missing here. The secret itself is never in the message.
+    """
+    if value.startswith("env:"):
+        found = os.environ.get(value[4:])
+        if found is None:
+            raise ConfigError(
+                f"Kafka property {name} refers to {value}, but this worker has no such environment variable.",
+                hint="Set it in the worker's environment, for example from a Secret.",
+            )
+        return found
+    if value.startswith("file:"):
+        try:
+            with open(value[5:], encoding="utf-8") as file:  # noqa: PTH123 - a worker's plain path
+                return file.read().rstrip("\r\n")
+        except OSError as error:
+            raise ConfigError(
+                f"Kafka property {name} refers to {value}, which this worker cannot read: {error.strerror}.",
+                hint="Mount the file into the worker, for example from a Secret.",
+            ) from error
+    return value
+
+
+class _Errors:
+    def __init__(self) -> None:
+        self._found: list[ConfigError] = []
+
+    def add(self, message: str, hint: str) -> None:
+        self._found.append(ConfigError(message, hint=hint))
+
+    def raise_any(self) -> None:
+        if self._found:
+            raise ConfigError.of_all(self._found)
+
+
+def _json(value: Mapping[str, object]) -> bytes:
+    # Sorted, so that an unchanged pipeline has unchanged bytes and needs no new image.
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _properties(option: str, config: object, errors: _Errors) -> dict[str, str]:
+    if not hasattr(config, "items"):
+        errors.add(
+            f"{option} is {type(config).__name__}, not a dictionary.",
+            f"For example {option}={{'bootstrap.servers': 'kafka:9092'}}.",
+        )
+        return {}
+    properties: dict[str, str] = {}
+    for key, value in config.items():
+        if not isinstance(key, str) or not key:
+            errors.add(f"{option} has the key {key!r}.", "Kafka's property names are strings.")
+            continue
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            text = "true" if value else "false"
+        elif isinstance(value, (str, int, float)):
+            text = str(value)
+        else:
+            errors.add(
+                f"{option}[{key!r}] is a {type(value).__name__}.",
+                "Kafka's property values are strings, numbers or booleans.",
+            )
+            continue
+        if _is_secret(key, text) and not _REFERENCE.fullmatch(text):
+            errors.add(
+                f"{option}[{key!r}] holds a secret in plain text. The pipeline is stored in the job's image, "
+                "where everyone who may pull it could read it.",
+                f"Give a reference that only the worker resolves: {{{key!r}: 'env:MY_VARIABLE'}} or "
+                f"{{{key!r}: 'file:/path/of/a/mounted/secret'}}.",
+            )
+            text = ""
+        properties[key] = text
+    return properties
+
+
+def _is_secret(key: str, value: str) -> bool:
+    if key.endswith("sasl.jaas.config"):
+        # Logins without a secret in them, such as Kerberos or a cloud's own, may stand in plain text.
+        return bool(_SECRET_IN_JAAS.search(value))
+    if key.endswith((".location", ".class", ".url", ".file")):
+        return False
+    return bool(_SECRET_KEY.search(key))
+
+
+def _bootstrap_servers(option: str, properties: dict[str, str], errors: _Errors) -> str:
+    servers = properties.pop("bootstrap.servers", "").strip()
+    if not servers:
+        errors.add(
+            f"{option} has no 'bootstrap.servers'.",
+            f"For example {option}={{'bootstrap.servers': 'kafka-1:9092,kafka-2:9092'}}.",
+        )
+        return ""
+    for server in servers.split(","):
+        _, colon, port = server.strip().rpartition(":")
+        if not colon or not port.isdigit():
+            errors.add(
+                f"{option}['bootstrap.servers'] has {server.strip()!r}, which is no host:port.",
+                "Separate several by commas: 'kafka-1:9092,kafka-2:9092'.",
+            )
+    return ",".join(server.strip() for server in servers.split(","))
+
+
+def _refuse_auto_commit(properties: dict[str, str], errors: _Errors) -> None:
+    value = properties.pop("enable.auto.commit", "false")
+    properties.pop("auto.commit.interval.ms", None)
+    if value.lower() != "false":
+        errors.add(
+            f"consumer_config['enable.auto.commit'] is {value!r}. Kafka's client would commit what it has "
+            "fetched, also what the pipeline has not yet processed: after a failure these records are lost.",
+            "Remove it, and set commit_offset_in_finalize=True to commit what is safely processed.",
+        )
+
+
+def _refuse_serde_properties(properties: dict[str, str], names: Iterable[str], option: str, errors: _Errors) -> None:
+    for name in names:
+        value = properties.pop(name, None)
+        if value is not None:
+            errors.add(
+                f"{option}[{name!r}] is {value!r}, and would be ignored.",
+                f"Use the argument {name.replace('.', '_')} of the transform.",
+            )
+
+
+def _topics(topics: object, errors: _Errors, *, option: str = "topics") -> tuple[str, ...]:
+    if isinstance(topics, str) and option == "topics":
+        errors.add(f"topics is the string {topics!r}.", f"Give a list: topics=[{topics!r}].")
+        return ()
+    try:
+        found: tuple[object, ...] = tuple(topics)  # type: ignore[arg-type]
+    except TypeError:
+        errors.add(f"topics is {topics!r}.", "Give a list of topic names.")
+        return ()
+    if not found:
+        errors.add("topics is empty.", "Name at least one topic.")
+    names: list[str] = []
+    for topic in found:
+        if isinstance(topic, str) and _TOPIC.fullmatch(topic) and topic not in (".", ".."):
+            names.append(topic)
+        else:
+            errors.add(
+                f"{option} has {topic!r}, which is no name of a Kafka topic.",
+                "Letters, digits, '.', '_' and '-', at most 249 characters; patterns are not supported.",
+            )
+    # The order of first mention; a topic named twice is read once.
+    return tuple(dict.fromkeys(names))
+
+
+def _number(option: str, value: object, convert: Callable[[Any], float], errors: _Errors) -> float | None:
+    try:
+        if isinstance(value, bool):
+            raise TypeError  # noqa: TRY301 - one place says what is wrong
+        return convert(value)
+    except (TypeError, ValueError, OverflowError):
+        errors.add(f"{option} is {value!r}.", "Give a number.")
+        return None
+
+
+def _whole(option: str, value: object, at_least: int, errors: _Errors) -> int:
+    number = _number(option, value, int, errors)
+    if number is None:
+        return at_least
+    if number != value or number < at_least:
+        errors.add(f"{option} is {value!r}.", f"Give a whole number of at least {at_least}.")
+    return int(number)
+
+
+def _milliseconds(option: str, seconds: object, errors: _Errors, *, at_least: int) -> int:
+    number = _number(option, seconds, float, errors)
+    if number is None:
+        return at_least
+    # Not a number and infinity fail the comparison too; the bound is what fits into 64 bits of microseconds.
+    if not 0 <= number * 1000 < 9e15 or round(number * 1000) < at_least:
+        errors.add(
+            f"{option} is {seconds!r} seconds.",
+            "Give a number of seconds that is not negative." if at_least == 0 else "Give a positive number of seconds.",
+        )
+        return at_least
+    return round(number * 1000)

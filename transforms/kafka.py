@@ -1,0 +1,654 @@
+"""``ReadFromKafka`` and ``WriteToKafka`` with the arguments of ``apache_beam.io.kafka``, without Java at the desk.
+
+Change the import and nothing else::
+
+    from beam_k8s.transforms import ReadFromKafka, WriteToKafka
+
+Each transform is two halves. One is a composite with a URN of ours, which Flink translates to its own Kafka connector
+and every other runner replaces by the composite's content: Python on kafka-python. The other half is a DoFn fused with
+the user's: it turns frames (many records as one element, see ``frames``) into records, or records into frames. So the
+records, their timestamps and the metrics are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+import apache_beam as beam
+from apache_beam import coders, typehints
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.display import DisplayDataItem
+from apache_beam.transforms.window import GlobalWindow, GlobalWindows
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import create as windowed_value
+
+from beam_k8s.errors import BeamK8sError, ConfigError
+from beam_k8s.transforms import frames, metrics, sdf
+from beam_k8s.transforms.clients import KafkaPythonConsumers, KafkaPythonProducers
+from beam_k8s.transforms.config import (
+    FRAME_BYTES,
+    FRAME_RECORDS,
+    ReadConfig,
+    WriteConfig,
+    read_config,
+    write_config,
+)
+from beam_k8s.transforms.offsets import to_micros
+from beam_k8s.transforms.serializers import deserializer, serializer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from beam_k8s.transforms.clients import Producer, ProducerFactory
+    from beam_k8s.transforms.serializers import Deserializer, Serializer
+
+__all__ = [
+    "READ_URN",
+    "WRITE_URN",
+    "KafkaHeader",
+    "KafkaRecord",
+    "ReadFromKafka",
+    "WriteToKafka",
+]
+
+_LOGGER = logging.getLogger(__name__)
+
+READ_URN = "beam_k8s:transform:kafka_read:v1"
+WRITE_URN = "beam_k8s:transform:kafka_write:v1"
+
+_GLOBAL = (GlobalWindow(),)
+_SERIALIZATION = "org.apache.kafka.common.serialization."
+
+# Timestamps that to_micros leaves as they are, by a margin; checked once a frame and not once a record.
+_ORDINARY_MS = (0, 10**15)
+
+
+class KafkaHeader(NamedTuple):
+    """One header of a record. ``value`` may be None."""
+
+    key: str
+    value: Optional[bytes]  # noqa: UP045 - Beam 2.62 evaluates these hints and does not know `bytes | None`
+
+
+class KafkaRecord(NamedTuple):
+    """A record with its metadata, by the field names of Beam's ``with_metadata`` rows.
+
+    ``timestamp`` is the record's own, in ms since the epoch, whatever the timestamp policy; ``timestampTypeId`` and
+    ``timestampTypeName`` tell which: 0 CreateTime, 1 LogAppendTime, -1 NoTimestampType. ``value`` is None for a
+    tombstone; ``headers`` is empty if there are none.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: Optional[bytes]  # noqa: UP045
+    value: Optional[bytes]  # noqa: UP045
+    headers: list[KafkaHeader]
+    timestampTypeId: int  # noqa: N815 - Beam's field name
+    timestampTypeName: str  # noqa: N815 - Beam's field name
+
+
+_TIMESTAMP_TYPES = {
+    frames.CREATE_TIME: (0, "CreateTime"),
+    frames.LOG_APPEND_TIME: (1, "LogAppendTime"),
+    frames.NO_TIMESTAMP_TYPE: (-1, "NoTimestampType"),
+}
+
+
+class KafkaRecordCoder(coders.Coder):
+    """KafkaRecord as bytes; deterministic. Not Beam's row coder: that gives back another class in a fresh worker."""
+
+    _fields = coders.TupleCoder(
+        [
+            coders.StrUtf8Coder(),
+            coders.VarIntCoder(),
+            coders.VarIntCoder(),
+            coders.VarIntCoder(),
+            coders.NullableCoder(coders.BytesCoder()),
+            coders.NullableCoder(coders.BytesCoder()),
+            coders.ListCoder(coders.TupleCoder([coders.StrUtf8Coder(), coders.NullableCoder(coders.BytesCoder())])),
+            coders.VarIntCoder(),
+            coders.StrUtf8Coder(),
+        ]
+    )
+
+    def encode(self, value: KafkaRecord) -> bytes:
+        encoded: bytes = self._fields.encode(tuple(value))
+        return encoded
+
+    def decode(self, encoded: bytes) -> KafkaRecord:
+        fields = list(self._fields.decode(encoded))
+        fields[6] = [KafkaHeader(*header) for header in fields[6]]
+        return KafkaRecord(*fields)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+    def to_type_hint(self) -> type[KafkaRecord]:
+        return KafkaRecord
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+coders.registry.register_coder(KafkaRecord, KafkaRecordCoder)
+
+
+class ReadFromKafka(beam.PTransform):
+    """Read Kafka topics: a PCollection of ``(key, value)``, or of KafkaRecord with metadata.
+
+    Null keys and null values (tombstones) are None.
+
+    Args:
+        consumer_config: properties by the names of Kafka's Java client. ``bootstrap.servers`` is needed;
+            ``group.id`` names the group whose committed offsets are the start; ``auto.offset.reset`` (default
+            ``latest``, as Kafka's) is the start where there are none. Secrets are references that only the worker
+            resolves: ``env:NAME`` or ``file:PATH``.
+        topics: names of topics.
+        key_deserializer: Java class name of a common Kafka deserializer (byte array, string, long, integer, short,
+            double, float, boolean, UUID), or a Python callable ``bytes -> object``. Never called for null.
+        value_deserializer: the same, for values.
+        start_read_time: start at this time [ms since the epoch] instead.
+        max_num_records: end after so many records [records]. For tests and demos: one worker reads all.
+        max_read_time: end after so long [s]. The same holds.
+        commit_offset_in_finalize: commit offsets for the group, when their records are safely processed.
+        timestamp_policy: ``processing_time_policy`` (default), ``create_time_policy`` or ``log_append_time``.
+        consumer_polling_timeout: longest wait of one poll [s], on other runners than Flink.
+        with_metadata: give KafkaRecord; only with the default deserializers.
+        expansion_service: ignored with a warning: there is no Java expansion.
+        redistribute: shuffle the records after the read, so that more workers than partitions get some.
+        redistribute_num_keys: how many keys that shuffle has; 0 = any.
+        allow_duplicates: a hint for ``redistribute``; nothing is duplicated here.
+        stop_at: ``latest``: read up to the end that each partition has at the start of the job, then finish.
+            None (default): read for ever.
+        max_out_of_orderness: how far [s] records of a partition may be out of order before they are late. Default:
+            1 with create time (see ``config.DEFAULT_OUT_OF_ORDERNESS_S``), else 0.
+        idle_timeout: a partition without backlog for this long [s] no longer holds back the watermark; None or 0 =
+            never. A partition with backlog always does. Default 30.
+
+    Raises:
+        ConfigError: an argument is wrong; names all that are.
+    """
+
+    byte_array_deserializer = _SERIALIZATION + "ByteArrayDeserializer"
+
+    processing_time_policy = "ProcessingTime"
+    create_time_policy = "CreateTime"
+    log_append_time = "LogAppendTime"
+
+    def __init__(  # noqa: PLR0917 - Beam's own, by position
+        self,
+        consumer_config: Mapping[str, object],
+        topics: Sequence[str],
+        key_deserializer: str | Deserializer = byte_array_deserializer,
+        value_deserializer: str | Deserializer = byte_array_deserializer,
+        start_read_time: int | None = None,
+        max_num_records: int | None = None,
+        max_read_time: float | None = None,
+        commit_offset_in_finalize: bool = False,
+        timestamp_policy: str = processing_time_policy,
+        consumer_polling_timeout: float | None = 2,
+        with_metadata: bool = False,
+        expansion_service: object = None,
+        redistribute: bool = False,
+        redistribute_num_keys: int = 0,
+        allow_duplicates: bool = False,
+        *,
+        stop_at: str | None = None,
+        max_out_of_orderness: float | None = None,
+        idle_timeout: float | None = 30,
+    ) -> None:
+        super().__init__()
+        errors: list[BeamK8sError] = []
+        try:
+            self._config = read_config(
+                consumer_config,
+                topics,
+                start_read_time=start_read_time,
+                max_num_records=max_num_records,
+                max_read_time=max_read_time,
+                commit_offset_in_finalize=commit_offset_in_finalize,
+                timestamp_policy=timestamp_policy,
+                consumer_polling_timeout=consumer_polling_timeout,
+                with_metadata=with_metadata,
+                stop_at=stop_at,
+                max_out_of_orderness=max_out_of_orderness,
+                idle_timeout=idle_timeout,
+            )
+        except ConfigError as error:
+            errors.append(error)
+        self._key, key_hint = _checked(deserializer, "key_deserializer", key_deserializer, errors)
+        self._value, value_hint = _checked(deserializer, "value_deserializer", value_deserializer, errors)
+        if with_metadata and (self._key is not None or self._value is not None):
+            errors.append(
+                ConfigError(
+                    "with_metadata is true and a deserializer is set: records with metadata hold bytes.",
+                    hint="Leave the deserializers out, and convert key and value in the next step.",
+                )
+            )
+        keys = _redistribute_keys(redistribute, redistribute_num_keys, allow_duplicates, errors)
+        if errors:
+            raise ConfigError.of_all(errors)
+        _warn_of_expansion_service(self, expansion_service)
+        self._redistribute = bool(redistribute)
+        self._redistribute_keys = keys
+        self._output = KafkaRecord if with_metadata else typehints.Tuple[key_hint, value_hint]
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+        unpack = (
+            UnpackWithMetadata()
+            if self._config.with_metadata
+            else Unpack()
+            if self._key is None and self._value is None
+            else UnpackAndDeserialize(self._key, self._value)
+        )
+        if self._config.is_limited:
+            # Flink's source knows no limits: this read is Python everywhere, and has no URN of ours.
+            found = pbegin | "Source" >> _PythonSource(self._config)
+        else:
+            found = pbegin | "Source" >> Source(self._config)
+        records = found | "Unpack" >> beam.ParDo(unpack).with_output_types(self._output)
+        if self._redistribute:
+            records |= "Redistribute" >> beam.Reshuffle(self._redistribute_keys)
+        return records
+
+    def infer_output_type(self, _: object) -> Any:
+        return self._output
+
+    def default_label(self) -> str:
+        return "ReadFromKafka"
+
+    def display_data(self) -> dict[str, DisplayDataItem]:
+        config = self._config
+        return {
+            "topics": DisplayDataItem(", ".join(config.topics), label="Topics"),
+            "bootstrap_servers": DisplayDataItem(config.bootstrap_servers, label="Brokers"),
+            "group_id": DisplayDataItem(config.group_id, label="Consumer group").drop_if_none(),
+            "timestamp_policy": DisplayDataItem(config.timestamp_policy, label="Timestamps"),
+        }
+
+
+class WriteToKafka(beam.PTransform):
+    """Write ``(key, value)`` pairs to a Kafka topic. None as key or value is written as null.
+
+    Args:
+        producer_config: properties by the names of Kafka's Java client. ``bootstrap.servers`` is needed. Secrets are
+            references: ``env:NAME`` or ``file:PATH``.
+        topic: name of the topic.
+        key_serializer: Java class name of a common Kafka serializer, or a Python callable ``object -> bytes``.
+            Never called for None.
+        value_serializer: the same, for values.
+        expansion_service: ignored with a warning: there is no Java expansion.
+        delivery_guarantee: ``at_least_once`` (default), ``exactly_once`` (Kafka transactions that are committed with
+            Flink's checkpoints; readers need ``isolation.level=read_committed``) or ``none``. On other runners than
+            Flink ``exactly_once`` is at least once, with a warning in the worker.
+        transactional_id_prefix: of ``exactly_once``: unique to this write on the broker, the same after a restart.
+            None: made from the names of job and transform.
+
+    Raises:
+        ConfigError: an argument is wrong; names all that are.
+    """
+
+    byte_array_serializer = _SERIALIZATION + "ByteArraySerializer"
+
+    def __init__(
+        self,
+        producer_config: Mapping[str, object],
+        topic: str,
+        key_serializer: str | Serializer = byte_array_serializer,
+        value_serializer: str | Serializer = byte_array_serializer,
+        expansion_service: object = None,
+        *,
+        delivery_guarantee: str = "at_least_once",
+        transactional_id_prefix: str | None = None,
+    ) -> None:
+        super().__init__()
+        errors: list[BeamK8sError] = []
+        try:
+            self._config = write_config(
+                producer_config,
+                topic,
+                delivery_guarantee=delivery_guarantee,
+                transactional_id_prefix=transactional_id_prefix,
+            )
+        except ConfigError as error:
+            errors.append(error)
+        self._key, key_hint = _checked(serializer, "key_serializer", key_serializer, errors)
+        self._value, value_hint = _checked(serializer, "value_serializer", value_serializer, errors)
+        if errors:
+            raise ConfigError.of_all(errors)
+        _warn_of_expansion_service(self, expansion_service)
+        self._input = typehints.Tuple[key_hint, value_hint]
+
+    def expand(self, pcoll: beam.PCollection) -> beam.pvalue.PDone:
+        pack = Pack() if self._key is None and self._value is None else None
+        packed = pcoll | "Pack" >> _IntoGlobalWindow(pack or SerializeAndPack(self._key, self._value)).with_input_types(
+            self._input
+        ).with_output_types(bytes)
+        return packed | "Sink" >> Sink(self._config)
+
+    def default_label(self) -> str:
+        return "WriteToKafka"
+
+    def display_data(self) -> dict[str, DisplayDataItem]:
+        config = self._config
+        return {
+            "topic": DisplayDataItem(config.topic, label="Topic"),
+            "bootstrap_servers": DisplayDataItem(config.bootstrap_servers, label="Brokers"),
+            "delivery_guarantee": DisplayDataItem(config.delivery_guarantee, label="Delivery"),
+        }
+
+
+class _PythonSource(beam.PTransform):
+    """Impulse -> frames, on any runner that knows splittable DoFns."""
+
+    def __init__(self, config: ReadConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+        config = self._config
+        consumers = KafkaPythonConsumers(config.bootstrap_servers, config.group_id, config.properties)
+        return (
+            pbegin
+            | "Impulse" >> beam.Impulse()
+            | "ListParts" >> beam.ParDo(sdf.ListParts(config, consumers))
+            | "Spread" >> beam.Reshuffle()
+            | "ReadParts" >> beam.ParDo(sdf.make_reader(config, consumers)).with_output_types(bytes)
+        )
+
+
+class Source(_PythonSource):
+    """The first half of the read: frames. Flink translates its URN; other runners take its content."""
+
+    def to_runner_api_parameter(self, _: object, **__: object) -> tuple[str, bytes]:
+        return READ_URN, self._config.payload()
+
+    @staticmethod
+    def from_runner_api_parameter(_: object, payload: bytes, __: object) -> Source:
+        return Source(ReadConfig.from_payload(payload))
+
+
+class Sink(beam.PTransform):
+    """The second half of the write: takes frames. Flink translates its URN; other runners take its content."""
+
+    def __init__(self, config: WriteConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def expand(self, pcoll: beam.PCollection) -> beam.pvalue.PDone:
+        config = self._config
+        producers = KafkaPythonProducers(config.bootstrap_servers, config.properties)
+        pcoll | "WriteFrames" >> beam.ParDo(WriteFrames(config, producers))
+        return beam.pvalue.PDone(pcoll.pipeline)
+
+    def to_runner_api_parameter(self, _: object, **__: object) -> tuple[str, bytes]:
+        return WRITE_URN, self._config.payload()
+
+    @staticmethod
+    def from_runner_api_parameter(_: object, payload: bytes, __: object) -> Sink:
+        return Sink(WriteConfig.from_payload(payload))
+
+
+beam.PTransform.register_urn(READ_URN, None)(Source)
+beam.PTransform.register_urn(WRITE_URN, None)(Sink)
+
+
+class Unpack(beam.DoFn):
+    """Frames -> (key, value) with their timestamps, and the read's metrics. The hot path of every read.
+
+    ``process`` takes no parameters of Beam's and gives a list of ready windowed values: a generator, a Timestamp object
+    a record, or one parameter more were each measured to cost as much as all of this.
+    """
+
+    def __init__(self) -> None:
+        self._read = Metrics.counter(metrics.NAMESPACE, metrics.RECORDS_READ)
+        self._backlog = metrics.BacklogGauges()
+
+    def process(self, frame: bytes) -> Iterable[Any]:
+        values: list[Any] = []
+        for segment in frames.decode_read_frame(frame):
+            values += self._values(segment)
+        if values:
+            self._read.inc(len(values))
+        return values
+
+    def _values(self, segment: frames.Segment) -> list[Any]:
+        self._backlog.set(segment.topic, segment.partition, segment.backlog)
+        return [
+            windowed_value(record, micros, _GLOBAL)
+            for record, micros in zip(self._records(segment), _micros(segment.timestamps))  # noqa: B905 - hot
+        ]
+
+    def _records(self, segment: frames.Segment) -> Iterable[Any]:
+        return segment.records
+
+
+class UnpackAndDeserialize(Unpack):
+    """Unpack with functions for key and value; None as a function leaves bytes, None as a value stays None."""
+
+    def __init__(self, key: Deserializer | None, value: Deserializer | None) -> None:
+        super().__init__()
+        self._key = key or _same
+        self._value = value or _same
+
+    def _records(self, segment: frames.Segment) -> Iterator[Any]:
+        key, value = self._key, self._value
+        for k, v in segment.records:
+            yield (None if k is None else key(k)), (None if v is None else value(v))
+
+
+class UnpackWithMetadata(Unpack):
+    """Unpack into KafkaRecord."""
+
+    def _records(self, segment: frames.Segment) -> Iterator[KafkaRecord]:
+        topic, partition = segment.topic, segment.partition
+        kind, kind_name = _TIMESTAMP_TYPES.get(segment.timestamp_type, _TIMESTAMP_TYPES[frames.NO_TIMESTAMP_TYPE])
+        for (key, value), offset, timestamp, headers in zip(
+            segment.records,
+            segment.offsets,
+            segment.record_timestamps,
+            segment.headers,
+            strict=True,
+        ):
+            yield KafkaRecord(
+                topic,
+                partition,
+                offset,
+                timestamp,
+                key,
+                value,
+                [KafkaHeader(*header) for header in headers],
+                kind,
+                kind_name,
+            )
+
+
+def _micros(timestamps: Sequence[int]) -> list[int]:
+    low, high = _ORDINARY_MS
+    if timestamps and low <= min(timestamps) and max(timestamps) <= high:
+        return [time_ms * 1000 for time_ms in timestamps]
+    return [to_micros(time_ms) for time_ms in timestamps]
+
+
+class Pack(beam.DoFn):
+    """(key, value) -> write frames: one when it is full, and one at the end of the bundle.
+
+    Windows and timestamps of the records are not looked at (a parameter for them would cost 3 to 6 us a record): a
+    frame is in the global window at the least timestamp.
+    """
+
+    def __init__(self) -> None:
+        self._written = Metrics.counter(metrics.NAMESPACE, metrics.RECORDS_WRITTEN)
+        self._records: list[Any] = []
+        self._bytes = 0
+
+    def start_bundle(self) -> None:
+        # A bundle that failed has left its records here; it is processed again.
+        self._records = []
+        self._bytes = 0
+
+    def process(self, record: Any) -> Iterable[Any] | None:
+        records = self._records
+        records.append(record)
+        try:
+            value = record[1]
+            if value is not None:
+                self._bytes += len(value)
+        except (TypeError, IndexError, KeyError) as error:
+            raise _not_writable([record]) from error
+        if len(records) < FRAME_RECORDS and self._bytes < FRAME_BYTES:
+            return ()
+        return (self._frame(),)
+
+    def finish_bundle(self) -> Iterable[Any] | None:
+        return (self._frame(),) if self._records else None
+
+    def _frame(self) -> Any:
+        records = self._records
+        self._records = []
+        self._bytes = 0
+        try:
+            frame = frames.encode_write_frame(records)
+        except (TypeError, ValueError) as error:
+            raise _not_writable(records) from error
+        self._written.inc(len(records))
+        return windowed_value(frame, MIN_TIMESTAMP.micros, _GLOBAL)
+
+
+class SerializeAndPack(Pack):
+    """Pack with functions for key and value; None as a function means bytes, None as a value stays None."""
+
+    def __init__(self, key: Serializer | None, value: Serializer | None) -> None:
+        super().__init__()
+        self._key = key or _same
+        self._value = value or _same
+
+    def process(self, record: Any) -> Iterable[Any] | None:
+        key, value = record
+        return super().process(
+            (
+                None if key is None else self._key(key),
+                None if value is None else self._value(value),
+            )
+        )
+
+
+class _IntoGlobalWindow(beam.ParDo):
+    """A ParDo whose output is in the global window, whatever its input is in.
+
+    Beam's own WindowInto does the same override, but is a DoFn of its own with a cost a record.
+    """
+
+    def get_windowing(self, _: object) -> beam.transforms.core.Windowing:
+        return beam.transforms.core.Windowing(GlobalWindows())
+
+
+class WriteFrames(beam.DoFn):
+    """Write frames -> broker, of every runner but Flink. A bundle ends when the broker has all of it, or fails."""
+
+    def __init__(self, config: WriteConfig, producers: ProducerFactory) -> None:
+        self._config = config
+        self._producers = producers
+        self._producer: Producer | None = None
+
+    def setup(self) -> None:
+        if self._config.delivery_guarantee == "exactly_once":
+            _LOGGER.warning(
+                "delivery_guarantee=exactly_once is at least once on this runner: only Flink ties Kafka's "
+                "transactions to checkpoints topic=%s",
+                self._config.topic,
+            )
+
+    def process(self, frame: bytes) -> Iterable[Any]:
+        if self._producer is None:
+            self._producer = self._producers.open()
+        batch = frames.decode_write_frame(frame)
+        send, topic = self._producer.send, self._config.topic
+        for index, (key, value) in enumerate(batch.records):
+            send(
+                topic,
+                key,
+                value,
+                batch.headers[index] if batch.headers else (),
+                batch.timestamps[index] if batch.timestamps else None,
+            )
+        return ()
+
+    def finish_bundle(self) -> None:
+        if self._producer is not None:
+            self._producer.flush()
+
+    def teardown(self) -> None:
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+
+
+def _same(data: Any) -> Any:
+    return data
+
+
+def _not_writable(records: Sequence[Any]) -> BeamK8sError:
+    for record in records:
+        try:
+            key, value = record
+        except (TypeError, ValueError):
+            return ConfigError(
+                f"WriteToKafka got a {type(record).__name__} that is no pair.",
+                hint="Give (key, value); use (None, value) for records without a key.",
+            )
+        for name, part in (("key", key), ("value", value)):
+            if part is not None and not isinstance(part, (bytes, bytearray, memoryview)):
+                return ConfigError(
+                    f"WriteToKafka got a {name} of type {type(part).__name__}, but {name}_serializer makes no "
+                    "bytes of it.",
+                    hint=f"Encode it in the step before, or set {name}_serializer, for example to "
+                    f"'{_SERIALIZATION}StringSerializer'.",
+                )
+    return ConfigError("WriteToKafka got records that do not fit into a frame.")
+
+
+def _checked(check: Any, option: str, given: object, errors: list[BeamK8sError]) -> tuple[Any, Any]:
+    try:
+        found: tuple[Any, Any] = check(option, given)
+    except ConfigError as error:
+        errors.append(error)
+        return None, None
+    return found
+
+
+def _redistribute_keys(
+    redistribute: bool, keys: object, allow_duplicates: bool, errors: list[BeamK8sError]
+) -> int | None:
+    try:
+        number = int(keys or 0)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        errors.append(ConfigError(f"redistribute_num_keys is {keys!r}.", hint="Give a whole number; 0 means any."))
+    for option, given in (
+        ("redistribute_num_keys", number > 0),
+        ("allow_duplicates", allow_duplicates),
+    ):
+        if given and not redistribute:
+            errors.append(
+                ConfigError(
+                    f"{option} is set, but redistribute is not.",
+                    hint=f"Add redistribute=True, or remove {option}.",
+                )
+            )
+    return number if number > 0 else None
+
+
+def _warn_of_expansion_service(transform: object, given: object) -> None:
+    if given is not None:
+        _LOGGER.warning(
+            "expansion_service is ignored: this transform needs no Java transform=%s",
+            type(transform).__name__,
+        )

@@ -1,0 +1,549 @@
+"""The read of every runner but Flink: a Python splittable DoFn that emits the frames the native source emits.
+
+``ListParts`` asks the broker once where each partition starts and stops; the answer is an element, and a shuffle makes
+it durable, so a retry reads the same range. ``ReadParts`` reads a range in short calls: it claims, emits frames, and
+hands the rest back to the runner, which may checkpoint between two calls. Partitions that are created later are not
+seen until the job starts again; on Flink the native source finds them.
+
+Order within a partition is kept, unless the runner splits a range: then it is kept within each part, as with Beam's own
+Kafka read.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from beam_k8s.transforms.clients import TopicPartition
+from beam_k8s.transforms.config import FRAME_BYTES
+from beam_k8s.transforms.frames import (
+    LOG_APPEND_TIME,
+    NO_TIMESTAMP_TYPE,
+    Segment,
+    encode_read_frame,
+)
+from beam_k8s.transforms.offsets import (
+    UNBOUNDED,
+    Claim,
+    Part,
+    ReadRange,
+    WatermarkRule,
+    start_offset,
+    to_micros,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from beam_k8s.transforms.clients import Consumer, ConsumerFactory, ConsumerRecord
+    from beam_k8s.transforms.config import ReadConfig
+
+__all__ = ["ListParts", "RangeTracker", "ReadParts", "make_reader", "read_parts"]
+
+_LOGGER = logging.getLogger(__name__)
+
+CALL_SECONDS = 1.0
+"""Longest time of one call [s]: what a runner waits at most before it can checkpoint or give the slot to another."""
+
+CALL_FRAMES = 40
+"""Most frames of one call: with full frames 20,000 records, the bundle size that measured best (lab)."""
+
+IDLE_POLL_MS = 100
+"""Longest wait [ms] for a partition that is known to have no backlog: others of the bundle wait behind it."""
+
+IDLE_DELAY_S = 0.2
+"""When [s] the runner is asked to come back to a partition without backlog."""
+
+MAX_CLIENTS = 32
+"""Most open clients of one DoFn; beyond that the longest unused one is closed."""
+
+SPLIT_RECORDS = 5_000
+"""Fewest known records on either side of a split: less is read faster than a second reader starts."""
+
+
+class ListParts(beam.DoFn):
+    """Impulse -> the ranges to read: one a partition, or one of all partitions if the read is limited."""
+
+    def __init__(self, config: ReadConfig, consumers: ConsumerFactory) -> None:
+        self._config = config
+        self._consumers = consumers
+
+    def process(self, _: bytes) -> Iterator[ReadRange]:
+        config = self._config
+        consumer = self._consumers.open(with_group=config.start == "committed")
+        try:
+            parts = read_parts(config, consumer)
+        finally:
+            consumer.close()
+        if config.is_limited:
+            # An absolute time, so that the limit goes on over checkpoints and restarts.
+            deadline = config.max_read_time_ms and _now_ms() + config.max_read_time_ms
+            yield ReadRange(tuple(parts), config.max_records, deadline)
+        else:
+            for part in parts:
+                yield ReadRange((part,), splittable=not config.commit_offsets)
+
+
+def read_parts(config: ReadConfig, consumer: Consumer) -> list[Part]:
+    """Ask the broker where each partition of the read starts and stops.
+
+    Raises:
+        KafkaError: a topic is missing or the broker does not answer.
+        ConfigError: no committed offset where one is needed.
+    """
+    names = consumer.partitions(config.topics)
+    beginning = consumer.beginning_offsets(names)
+    end = consumer.end_offsets(names)
+    committed: Mapping[TopicPartition, int | None] = {}
+    at_time: Mapping[TopicPartition, int | None] = {}
+    if isinstance(config.start, dict):
+        at_time = consumer.offsets_at(names, config.start["timestamp_ms"])
+    elif config.start == "committed":
+        committed = consumer.committed(names)
+    return [
+        Part(
+            name.topic,
+            name.partition,
+            next=start_offset(
+                config.start,
+                config.properties.get("auto.offset.reset", "latest"),
+                beginning=beginning[name],
+                end=end[name],
+                committed=committed.get(name),
+                at_time=at_time.get(name),
+            ),
+            stop=end[name] if config.stop == "latest" else UNBOUNDED,
+            end=end[name],
+        )
+        for name in names
+    ]
+
+
+class RangeTracker(RestrictionTracker):
+    """Beam's tracker over a ReadRange: what is claimed here is emitted by this call and by no other."""
+
+    def __init__(self, restriction: ReadRange) -> None:
+        self._range = restriction
+        self._claimed = 0
+        self._finished = False
+        self._checkpointed = False
+
+    def current_restriction(self) -> ReadRange:
+        return self._range
+
+    def current_progress(self) -> RestrictionProgress:
+        left = self._range.size
+        if self._claimed + left == 0:
+            return RestrictionProgress(fraction=1.0 if self._range.is_done else 0.0)
+        return RestrictionProgress(completed=self._claimed, remaining=left)
+
+    def try_claim(self, position: Claim | None) -> bool:
+        """Claim records before they are emitted. None claims the end: a limit is reached, nothing more is wanted.
+
+        False: the range does not reach so far (any more); ask ``current_restriction`` and claim less.
+        """
+        if position is None:
+            self._finished = not self._checkpointed
+            return self._finished
+        if self._finished or not self._range.allows(position):
+            return False
+        self._range = self._range.after(position)
+        self._claimed += position.records
+        return True
+
+    def try_split(self, fraction_of_remainder: float) -> tuple[ReadRange, ReadRange] | None:
+        if self._finished or self._checkpointed:
+            return None
+        if fraction_of_remainder <= 0:
+            halves = self._range.checkpoint()
+            self._checkpointed = halves is not None
+        else:
+            halves = self._range.split(fraction_of_remainder, at_least=SPLIT_RECORDS)
+        if halves is not None:
+            self._range = halves[0]
+        return halves
+
+    def check_done(self) -> bool:
+        if not self._finished and not self._range.is_done:
+            raise ValueError(f"The read ended before its range did: {self._range} is left.")
+        return True
+
+    def is_bounded(self) -> bool:
+        return self._range.is_bounded
+
+
+class _Ranges(RestrictionProvider):
+    """The element is the restriction: all questions to the broker were asked before the shuffle."""
+
+    def initial_restriction(self, element: ReadRange) -> ReadRange:
+        return element
+
+    def create_tracker(self, restriction: ReadRange) -> RangeTracker:
+        return RangeTracker(restriction)
+
+    def restriction_size(self, _element: ReadRange, restriction: ReadRange) -> int:
+        return restriction.size
+
+
+# What Beam replaces by the tracker and the watermark estimator of a call.
+_RANGE = beam.DoFn.RestrictionParam(_Ranges())
+_WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class _Committer:
+    """Commits offsets from the runner's finalizer thread, never backwards, on a client of its own."""
+
+    def __init__(self, consumers: ConsumerFactory) -> None:
+        self._consumers = consumers
+        self._lock = threading.Lock()
+        self._committed: dict[TopicPartition, int] = {}
+        self._consumer: Consumer | None = None
+        self._closed = False
+
+    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        with self._lock:
+            new = {name: offset for name, offset in positions.items() if offset > self._committed.get(name, -1)}
+            if not new:
+                return
+            consumer = self._consumer or self._consumers.open(with_group=True)
+            try:
+                consumer.commit(new)
+                self._committed.update(new)
+            except BaseException:
+                consumer.close()
+                self._consumer = None
+                raise
+            if self._closed:  # the last bundle may be finalized after its DoFn was torn down
+                consumer.close()
+            else:
+                self._consumer = consumer
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
+
+
+class _ReadParts(beam.DoFn):
+    """ReadRange -> frames. The four forms below differ in what Beam reads from their ``process``."""
+
+    def __init__(self, config: ReadConfig, consumers: ConsumerFactory, now_ms: Callable[[], int] = _now_ms) -> None:
+        self._config = config
+        self._consumers = consumers
+        self._now_ms = now_ms
+        self._rule = WatermarkRule(config.timestamp_policy, config.max_out_of_orderness_ms, config.idle_timeout_ms)
+        self._open: dict[tuple[TopicPartition, ...], _Assigned] = {}
+        self._reported: dict[TopicPartition, int] = {}
+        self._committer: _Committer | None = None
+
+    def teardown(self) -> None:
+        while self._open:
+            self._open.popitem()[1].consumer.close()
+        if self._committer is not None:
+            self._committer.close()
+
+    def _read(self, tracker: Any, watermark: Any, finalizer: Any = None) -> Iterator[Any]:
+        """One call: read for a while, then finish the range or hand the rest back."""
+        before = tracker.current_restriction()
+        if before.is_done:
+            return
+        try:
+            yield from self._read_for_a_while(tracker, watermark)
+        except BaseException:
+            # The clients' positions are no longer those of any range.
+            self.teardown()
+            raise
+        if finalizer is not None:
+            after = tracker.current_restriction()
+            moved = {
+                TopicPartition(new.topic, new.partition): new.next
+                for old, new in zip(before.parts, after.parts, strict=True)
+                if new.next > old.next
+            }
+            if moved:
+                if self._committer is None:
+                    self._committer = _Committer(self._consumers)
+                finalizer.register(partial(self._committer.commit, moved))
+
+    def _read_for_a_while(self, tracker: Any, watermark: Any) -> Iterator[Any]:
+        until = time.monotonic() + CALL_SECONDS
+        frames = 0
+        while not (todo := tracker.current_restriction()).is_done:
+            now = self._now_ms()
+            if todo.deadline_ms is not None and now >= todo.deadline_ms:
+                tracker.try_claim(None)
+                return
+            patience = until - time.monotonic()
+            if patience <= 0 or frames >= CALL_FRAMES:
+                tracker.defer_remainder()
+                return
+            assigned = self._assigned(todo)
+            wait_ms = min(self._wait_ms(todo, now), int(patience * 1000) + 1)
+            polled = assigned.consumer.poll(wait_ms, self._most_records(todo))
+            if polled:
+                for segment in self._claimed(tracker, assigned, polled):
+                    frames += 1
+                    yield self._frame(segment)
+                    self._advance(watermark, todo, segment)
+                continue
+            if self._skip_what_is_no_record(tracker, assigned):
+                continue
+            now = self._now_ms()  # before the question: a record may come between the answer and a later clock
+            without_backlog, empty = self._ask_for_backlog(tracker, assigned)
+            for segment in empty:
+                yield self._frame(segment)
+            if without_backlog and not todo.is_limited:
+                if (time_ms := self._rule.without_backlog(now)) is not None:
+                    _set_watermark(watermark, time_ms)
+                tracker.defer_remainder(Duration(micros=int(IDLE_DELAY_S * 1e6)))
+                return
+
+    def _assigned(self, todo: ReadRange) -> _Assigned:
+        """A client that stands where the range does. It is kept over calls, with what it has fetched ahead."""
+        wanted = {TopicPartition(part.topic, part.partition): part.next for part in todo.parts if not part.is_done}
+        key = tuple(TopicPartition(part.topic, part.partition) for part in todo.parts)
+        assigned = self._open.pop(key, None)
+        if assigned is None:
+            while len(self._open) >= MAX_CLIENTS:
+                self._open.pop(next(iter(self._open))).consumer.close()
+            assigned = _Assigned(self._consumers.open())
+        self._open[key] = assigned  # last in, so that the first of the dictionary is the longest unused
+        if assigned.positions != wanted:
+            assigned.consumer.assign(wanted)
+            assigned.positions = wanted
+        return assigned
+
+    def _wait_ms(self, todo: ReadRange, now_ms: int) -> int:
+        wait = self._config.poll_timeout_ms
+        if not todo.is_limited and todo.size == 0:
+            wait = min(wait, IDLE_POLL_MS)
+        if todo.deadline_ms is not None:
+            wait = min(wait, todo.deadline_ms - now_ms)
+        return wait
+
+    def _most_records(self, todo: ReadRange) -> int:
+        most = self._config.frame_records
+        return most if todo.records_left is None else min(most, todo.records_left)
+
+    def _claimed(
+        self,
+        tracker: Any,
+        assigned: _Assigned,
+        polled: Mapping[TopicPartition, Sequence[ConsumerRecord]],
+    ) -> Iterator[Segment]:
+        """Claim what was polled and give it in segments; what the range no longer holds is dropped."""
+        for name, records in polled.items():
+            # The client has passed all of these, whatever of them is claimed.
+            assigned.positions[name] = records[-1].offset + 1
+            end = max(assigned.consumer.high_water(name) or 0, records[-1].offset + 1)
+            for chunk in _chunks(records):
+                mine = _claim(tracker, name, chunk, end)
+                if mine:
+                    yield self._segment(name, mine, end)
+
+    def _segment(self, name: TopicPartition, records: Sequence[ConsumerRecord], end: int) -> Segment:
+        kind = _timestamp_type(records[0])
+        own_times = [record.timestamp for record in records]
+        backlog = end - records[-1].offset - 1
+        self._reported[name] = backlog
+        segment = Segment(
+            *name,
+            backlog,
+            kind,
+            self._rule.timestamps(own_times, is_log_append=kind == LOG_APPEND_TIME, now_ms=self._now_ms()),
+            [(record.key, record.value) for record in records],
+        )
+        if self._config.with_metadata:
+            segment = segment._replace(
+                offsets=[record.offset for record in records],
+                record_timestamps=own_times,
+                headers=[record.headers or () for record in records],
+            )
+        return segment
+
+    def _frame(self, segment: Segment) -> Any:
+        frame = encode_read_frame([segment], metadata=self._config.with_metadata)
+        time_ms = min(segment.timestamps) if segment.timestamps else self._now_ms()
+        return TimestampedValue(frame, _timestamp(time_ms))
+
+    def _advance(self, watermark: Any, todo: ReadRange, segment: Segment) -> None:
+        # Over several partitions at once there is no order to conclude from.
+        if len(todo.parts) == 1:
+            _set_watermark(watermark, self._rule.after_records(max(segment.timestamps), self._now_ms()))
+
+    def _skip_what_is_no_record(self, tracker: Any, assigned: _Assigned) -> bool:
+        """Pass transaction markers and compacted records at the client's position; whether there were any."""
+        moved = False
+        todo = tracker.current_restriction()
+        for index, part in enumerate(todo.parts):
+            name = TopicPartition(part.topic, part.partition)
+            if name not in assigned.positions or part.is_done:
+                continue
+            position = assigned.consumer.position(name)
+            if position > part.next:
+                assigned.positions[name] = position
+                moved |= tracker.try_claim(Claim(index, min(position, part.stop), max(part.end, position), 0))
+        return moved
+
+    def _ask_for_backlog(self, tracker: Any, assigned: _Assigned) -> tuple[bool, list[Segment]]:
+        """Ask the broker: (whether nothing is left, empty segments that tell backlogs which have changed)."""
+        todo = tracker.current_restriction()
+        ends = assigned.consumer.end_offsets(list(assigned.positions))
+        empty: list[Segment] = []
+        left = 0
+        for index, part in enumerate(todo.parts):
+            name = TopicPartition(part.topic, part.partition)
+            if name not in ends:
+                continue
+            end = ends[name]
+            backlog = max(0, end - part.next)
+            stop = part.next
+            if part.stop < UNBOUNDED and end < part.stop and backlog == 0:
+                # The topic was made anew or cut: the offset to stop at will not come.
+                _LOGGER.warning(
+                    "partition ends before the offset to stop at, read ends here topic=%s partition=%d end=%d stop=%d",
+                    *(part.topic, part.partition, end, part.stop),
+                )
+                stop = part.stop
+            tracker.try_claim(Claim(index, stop, end, 0))
+            left += backlog
+            if self._reported.get(name) != backlog:
+                self._reported[name] = backlog
+                empty.append(Segment(*name, backlog, NO_TIMESTAMP_TYPE, (), ()))
+        return left == 0, empty
+
+
+class ReadParts(_ReadParts):
+    """A read that ends."""
+
+    def process(
+        self,
+        _: ReadRange,
+        tracker: Any = _RANGE,
+        watermark: Any = _WATERMARK,
+    ) -> Iterator[Any]:
+        yield from self._read(tracker, watermark)
+
+
+class _ReadPartsForEver(_ReadParts):
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        _: ReadRange,
+        tracker: Any = _RANGE,
+        watermark: Any = _WATERMARK,
+    ) -> Iterator[Any]:
+        yield from self._read(tracker, watermark)
+
+
+class _CommittingReadParts(_ReadParts):
+    def process(
+        self,
+        _: ReadRange,
+        # First of the parameters: Beam 2.62 gives tracker and watermark by name, and the others by position.
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+        tracker: Any = _RANGE,
+        watermark: Any = _WATERMARK,
+    ) -> Iterator[Any]:
+        yield from self._read(tracker, watermark, finalizer)
+
+
+class _CommittingReadPartsForEver(_ReadParts):
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        _: ReadRange,
+        # First of the parameters: Beam 2.62 gives tracker and watermark by name, and the others by position.
+        finalizer: Any = beam.DoFn.BundleFinalizerParam,
+        tracker: Any = _RANGE,
+        watermark: Any = _WATERMARK,
+    ) -> Iterator[Any]:
+        yield from self._read(tracker, watermark, finalizer)
+
+
+def make_reader(config: ReadConfig, consumers: ConsumerFactory) -> _ReadParts:
+    """The DoFn for a read.
+
+    Beam reads from a class's ``process`` whether it may go on for ever and whether it needs bundle finalization, which
+    not every runner has: so there is a class for each.
+    """
+    if config.commit_offsets:
+        form = _CommittingReadParts if config.is_bounded else _CommittingReadPartsForEver
+    else:
+        form = ReadParts if config.is_bounded else _ReadPartsForEver
+    return form(config, consumers)
+
+
+class _Assigned:
+    """A client and where it stands: the next offset that it will return of each of its partitions."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.positions: dict[TopicPartition, int] = {}
+
+
+def _claim(tracker: Any, name: TopicPartition, records: Sequence[ConsumerRecord], end: int) -> Sequence[ConsumerRecord]:
+    """Claim records of one partition and return those that are ours."""
+    while True:
+        todo = tracker.current_restriction()
+        index, part = next(
+            (index, part) for index, part in enumerate(todo.parts) if (part.topic, part.partition) == name
+        )
+        upto = records[-1].offset + 1
+        if upto > part.stop:
+            records = [record for record in records if record.offset < part.stop]
+            upto = part.stop
+        if todo.records_left is not None and len(records) > todo.records_left:
+            records = records[: todo.records_left]
+            upto = records[-1].offset + 1 if records else part.next
+        if part.is_done or (not records and upto == part.next):
+            return ()
+        if tracker.try_claim(Claim(index, upto, end, len(records))):
+            return records
+        # Refused: another thread has split the range since we asked for it. It is smaller now; look again.
+
+
+def _chunks(records: Sequence[ConsumerRecord]) -> Iterator[Sequence[ConsumerRecord]]:
+    """Cut where a frame would grow too large or the type of timestamps changes."""
+    start = size = 0
+    kind = records[0].timestamp_type
+    for at, record in enumerate(records):
+        weight = len(record.key or b"") + len(record.value or b"")
+        if at > start and (size + weight > FRAME_BYTES or record.timestamp_type != kind):
+            yield records[start:at]
+            start, size, kind = at, 0, record.timestamp_type
+        size += weight
+    yield records[start:]
+
+
+def _timestamp_type(record: ConsumerRecord) -> int:
+    if record.timestamp < 0 or record.timestamp_type is None:
+        return NO_TIMESTAMP_TYPE
+    return record.timestamp_type
+
+
+def _timestamp(time_ms: int) -> Timestamp:
+    return Timestamp(micros=to_micros(time_ms))
+
+
+def _set_watermark(watermark: Any, time_ms: int) -> None:
+    new = _timestamp(time_ms)
+    current = watermark.current_watermark()
+    if current is None or new > current:
+        watermark.set_watermark(new)
