@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import requests
 
 from beam_k8s.errors import FlinkError
+from beam_k8s.states import TERMINAL, pipeline_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "Vertex",
     "accumulators",
     "exceptions",
+    "has_ended",
     "status",
     "vertices",
 ]
@@ -160,6 +162,11 @@ def status(flink: FlinkReads, job_id: str) -> str | None:
     if isinstance(flink, ArchivedFlink):
         return str(flink.get(f"/jobs/{job_id}")["state"])
     return next((job["status"] for job in flink.get("/jobs")["jobs"] if job["id"] == job_id), None)
+
+
+def has_ended(flink: FlinkReads, job_id: str) -> bool:
+    """Whether Flink's answers about the job (``vertices``, ``exceptions``, ``accumulators``) are those of its end."""
+    return pipeline_state(flink.get(f"/jobs/{job_id}")["state"]) in TERMINAL
 
 
 def vertices(flink: FlinkReads, job_id: str) -> list[Vertex]:

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from apache_beam.metrics import metric
@@ -30,6 +31,8 @@ __all__ = ["FlinkK8sPipelineResult", "JobMetrics", "WorkerLogs", "python_traceba
 
 POLL_SECONDS = 0.25
 """Between two looks at a job that somebody waits for."""
+LAST_WORD_SECONDS = 10.0
+"""Longest wait for what Flink has to say about a job that ended: three times the age its answers may have."""
 
 
 def report(text: str) -> None:
@@ -161,7 +164,7 @@ class FlinkK8sPipelineResult(PipelineResult):
             self._detach()
             raise
         if state != PipelineState.DONE:
-            raise JobFailed(f"job {self.job.name} ended in state {state}: {self._error or 'cancelled'}")
+            raise JobFailed(f"job {self.job.name} ended in state {state}" + (f": {self._error}" if self._error else ""))
         return state
 
     def cancel(self) -> str:
@@ -216,7 +219,9 @@ class FlinkK8sPipelineResult(PipelineResult):
 
     def _ended(self, state: str, detail: str) -> None:
         self._final = self._state = self._said = state
-        self._error = detail
+        # A failure that was seen when the job could still have restarted is the reason, if it did not.
+        self._error = detail or (self._error if state == PipelineState.FAILED else "")
+        self._await_last_word()
         self._show_failures()
         self._metrics = self._read_metrics()
         report(f"{self.job.name} is {state}")
@@ -226,6 +231,16 @@ class FlinkK8sPipelineResult(PipelineResult):
         for callback in self._cleanup:
             callback()
         atexit.unregister(self._at_exit)
+
+    def _await_last_word(self) -> None:
+        """Wait until Flink answers about the ended job: its list of jobs is live, but all else about a job it shows as
+        it was up to ``web.refresh-interval`` ago (3 s by default), without the last failure and the last metrics."""
+        deadline = time.monotonic() + LAST_WORD_SECONDS
+        while (flink := self.job.flink()) is not None and time.monotonic() < deadline:
+            with suppress(FlinkError):
+                if flink_rest.has_ended(flink, self.job.job_id):
+                    return
+            time.sleep(0.05)
 
     def _detach(self) -> None:
         try:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FlinkK8s", "FlinkK8sRunner"]
 
+_HARNESS = "beam-k8s-harness"
+"""Stands for the command of the Python harness until it is known."""
 _OPTIONS_LOGGER = "apache_beam.options.pipeline_options"
 
 
@@ -48,7 +50,11 @@ class FlinkK8s(PipelineRunner):
         """The worker's environment. The command is filled in when it is known where the job will run."""
         if options.view_as(PortableOptions).environment_type == "LOOPBACK":
             return environments.Environment.from_options(options.view_as(PortableOptions))
-        return environments.ProcessEnvironment("beam-k8s-harness")
+        return environments.ProcessEnvironment(
+            _HARNESS,
+            capabilities=environments.python_sdk_capabilities(),
+            resource_hints=environments.resource_hints_from_options(options),
+        )
 
     def run_portable_pipeline(self, pipeline: Any, options: Any) -> PipelineResult:
         """Plan, check, and run.
@@ -114,14 +120,16 @@ class _Planned(PipelineResult):
 
 
 def _with_harness(pipeline: Any, command: str, variables: Mapping[str, str]) -> Any:
-    """The pipeline with the command of its Python environments filled in."""
+    """The pipeline with the command of its Python environments filled in; those of other languages stay as they are."""
     from apache_beam.portability import common_urns
     from apache_beam.portability.api import beam_runner_api_pb2
 
-    payload = beam_runner_api_pb2.ProcessPayload(command=command, env=variables).SerializeToString()
     for environment in pipeline.components.environments.values():
         if environment.urn == common_urns.environments.PROCESS.urn:
-            environment.payload = payload
+            payload = beam_runner_api_pb2.ProcessPayload.FromString(environment.payload)
+            if payload.command == _HARNESS:
+                payload = beam_runner_api_pb2.ProcessPayload(command=command, env=variables)
+                environment.payload = payload.SerializeToString()
     return pipeline
 
 

@@ -1,0 +1,294 @@
+package org.beamk8s.runner.kafka;
+
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.function.Function;
+import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
+import org.apache.beam.sdk.util.WindowedValue;
+import org.apache.flink.api.common.eventtime.Watermark;
+import org.apache.flink.api.connector.source.ReaderOutput;
+import org.apache.flink.api.connector.source.SourceEvent;
+import org.apache.flink.api.connector.source.SourceOutput;
+import org.apache.flink.api.connector.source.SourceReader;
+import org.apache.flink.api.connector.source.SourceReaderContext;
+import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
+import org.apache.flink.core.io.InputStatus;
+import org.apache.flink.util.clock.Clock;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.common.TopicPartition;
+import org.beamk8s.runner.kafka.AnsweringEnumerator.AllAssignedAnswer;
+import org.beamk8s.runner.kafka.AnsweringEnumerator.NoPartitionQuestion;
+import org.beamk8s.runner.kafka.FetchLog.Position;
+import org.joda.time.Instant;
+
+/**
+ * Reads frames: one call of {@link #pollNext} takes what the connector's reader has, up to a full
+ * frame, and emits it. Nothing is kept between two calls, so a checkpoint never meets half a frame,
+ * frames are full under load, and an idle stream's record waits for nothing.
+ *
+ * <p><b>Watermarks</b> are emitted here and not by a WatermarkStrategy, because only here it is
+ * known which partitions have a backlog (see {@link PartitionWatermarks}). They advance at the
+ * boundaries of the connector's batches, with the positions that held at that boundary; between
+ * batches time counts only while everything fetched is emitted. So a reader held up by backpressure
+ * for a minute does not call a partition idle whose records lie fetched behind others.
+ *
+ * <p>With {@link TimestampPolicy#PROCESSING_TIME} the watermark is the clock.
+ */
+final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, KafkaPartitionSplit> {
+  private final TimestampPolicy policy;
+  private final SourceReaderContext context;
+  private final SourceReader<ConsumerRecord<byte[], byte[]>, KafkaPartitionSplit> records;
+  private final Clock clock;
+  private final FetchLog log;
+  private final PartitionWatermarks<TopicPartition> watermarks;
+  private final ReadFrame frame;
+  private final Collector collector = new Collector();
+  private final WakeUpTimer timer = new WakeUpTimer();
+
+  private Map<TopicPartition, Position> positions = Map.of();
+  private final Map<TopicPartition, Long> toldBacklogs = new HashMap<>();
+  private final Map<String, TopicPartition> partitions = new HashMap<>();
+  private boolean allAssigned;
+  private boolean hadPartitions;
+  private long readingTime = PartitionWatermarks.NONE;
+
+  /** {@code records} makes the reader of single records, which writes the given log. */
+  KafkaFrameReader(
+      KafkaReadSpec spec,
+      SourceReaderContext context,
+      Clock clock,
+      Function<FetchLog, SourceReader<ConsumerRecord<byte[], byte[]>, KafkaPartitionSplit>>
+          records) {
+    this.policy = spec.timestampPolicy();
+    this.context = context;
+    this.clock = clock;
+    this.log = new FetchLog(clock, this::onBatchEmitted);
+    this.watermarks = new PartitionWatermarks<>(spec.maxOutOfOrdernessMs(), spec.idleTimeoutMs());
+    this.frame = new ReadFrame(spec.withMetadata(), spec.frameRecords());
+    this.records = records.apply(log);
+  }
+
+  @Override
+  public void start() {
+    records.start();
+  }
+
+  @Override
+  public InputStatus pollNext(ReaderOutput<WindowedValue<byte[]>> output) throws Exception {
+    collector.output = output;
+    readingTime = Math.max(readingTime, clock.absoluteTimeMillis());
+    InputStatus status;
+    do {
+      status = records.pollNext(collector);
+    } while (!frame.isFull() && mayHaveMore(status));
+
+    // The connector says "nothing" after a batch without records even if another one waits.
+    boolean more = mayHaveMore(status);
+    boolean drained = !more && log.isEmitted();
+    if (drained) {
+      watermarks.advance(clock.relativeTimeMillis());
+    }
+    emitFrame(output, drained);
+    emitWatermark(output);
+    if (partitions.isEmpty() && !allAssigned && status != InputStatus.END_OF_INPUT) {
+      context.sendSourceEventToCoordinator(new NoPartitionQuestion());
+    }
+    return more ? InputStatus.MORE_AVAILABLE : status;
+  }
+
+  private boolean mayHaveMore(InputStatus status) {
+    return status == InputStatus.MORE_AVAILABLE
+        || (status == InputStatus.NOTHING_AVAILABLE && records.isAvailable().isDone());
+  }
+
+  private void onBatchEmitted(FetchLog.Entry entry) {
+    positions = entry.positions;
+    for (TopicPartition partition : partitions.values()) {
+      Position position = positions.get(partition);
+      if (position != null && position.isCaughtUp()) {
+        watermarks.caughtUp(partition, position.neverHeldRecord(), entry.fetchedAt);
+      } else {
+        watermarks.behind(partition);
+      }
+    }
+    watermarks.advance(entry.fetchedAt);
+  }
+
+  private void emitFrame(ReaderOutput<WindowedValue<byte[]>> output, boolean drained) {
+    if (drained || frame.hasRecords()) {
+      addChangedBacklogs();
+    }
+    if (frame.isEmpty()) {
+      return;
+    }
+    long timestamp =
+        frame.hasRecords()
+            ? frame.leastTimestamp()
+            : Math.max(currentWatermark() + 1, BoundedWindow.TIMESTAMP_MIN_VALUE.getMillis());
+    byte[] bytes = frame.take(this::backlog);
+    output.markActive(); // before the records: an idle channel's records may count as late
+    output.collect(
+        WindowedValue.timestampedValueInGlobalWindow(bytes, new Instant(timestamp)), timestamp);
+  }
+
+  /** For partitions whose backlog is another one than last told, although no record came. */
+  private void addChangedBacklogs() {
+    positions.forEach(
+        (partition, position) -> {
+          if (!frame.hasRecords(partition)
+              && partitions.containsValue(partition)
+              && !Long.valueOf(position.backlog(position.next))
+                  .equals(toldBacklogs.get(partition))) {
+            frame.addBacklog(partition);
+          }
+        });
+  }
+
+  private long backlog(ReadFrame.Segment segment) {
+    Position position = positions.get(segment.partition);
+    long backlog = ReadFrame.BACKLOG_UNKNOWN;
+    if (position != null) {
+      // A last record before markers or compacted records: those are no backlog.
+      backlog = position.backlog(Math.max(segment.nextOffset(), position.next));
+    }
+    toldBacklogs.put(segment.partition, backlog);
+    return backlog;
+  }
+
+  private long currentWatermark() {
+    return policy == TimestampPolicy.PROCESSING_TIME ? readingTime - 1 : watermarks.watermark();
+  }
+
+  private boolean isIdle() {
+    if (partitions.isEmpty()) {
+      // A bounded reader that has read all it had ends; its last records may still be on their way.
+      return allAssigned && !hadPartitions;
+    }
+    return policy != TimestampPolicy.PROCESSING_TIME && watermarks.isIdle();
+  }
+
+  private void emitWatermark(ReaderOutput<?> output) {
+    boolean idle = isIdle();
+    if (!idle) {
+      output.markActive();
+    }
+    long watermark = currentWatermark();
+    if (watermark != PartitionWatermarks.NONE && !partitions.isEmpty()) {
+      output.emitWatermark(new Watermark(watermark)); // Flink drops one that does not advance
+    }
+    if (idle) {
+      output.markIdle();
+    }
+  }
+
+  @Override
+  public CompletableFuture<Void> isAvailable() {
+    CompletableFuture<Void> available = records.isAvailable();
+    return available.isDone() || !isTimeNeeded() ? available : timer.orElseTimer(available);
+  }
+
+  private boolean isTimeNeeded() {
+    if (partitions.isEmpty()) {
+      return !allAssigned;
+    }
+    return policy == TimestampPolicy.PROCESSING_TIME || watermarks.isWaiting();
+  }
+
+  @Override
+  public void addSplits(List<KafkaPartitionSplit> splits) {
+    for (KafkaPartitionSplit split : splits) {
+      partitions.put(split.splitId(), split.getTopicPartition());
+      watermarks.add(split.getTopicPartition());
+      hadPartitions = true;
+    }
+    records.addSplits(splits);
+    timer.wakeUp(); // the reader is no longer idle
+  }
+
+  @Override
+  public void handleSourceEvents(SourceEvent event) {
+    if (event instanceof AllAssignedAnswer) {
+      allAssigned = true;
+      timer.wakeUp();
+    } else {
+      records.handleSourceEvents(event);
+    }
+  }
+
+  @Override
+  public List<KafkaPartitionSplit> snapshotState(long checkpointId) {
+    return records.snapshotState(checkpointId);
+  }
+
+  @Override
+  public void notifyCheckpointComplete(long checkpointId) throws Exception {
+    records.notifyCheckpointComplete(checkpointId);
+  }
+
+  @Override
+  public void notifyCheckpointAborted(long checkpointId) throws Exception {
+    records.notifyCheckpointAborted(checkpointId);
+  }
+
+  @Override
+  public void notifyNoMoreSplits() {
+    records.notifyNoMoreSplits();
+  }
+
+  @Override
+  public void close() throws Exception {
+    timer.close();
+    records.close();
+  }
+
+  /** Takes the connector reader's records into the frame; splits have no outputs of their own. */
+  private final class Collector implements ReaderOutput<ConsumerRecord<byte[], byte[]>> {
+    private ReaderOutput<?> output;
+    private TopicPartition partition; // of the last record, as thousands in a row have the same
+
+    @Override
+    public void collect(ConsumerRecord<byte[], byte[]> record) {
+      if (!isOf(record, partition)) {
+        partition = new TopicPartition(record.topic(), record.partition());
+      }
+      long timestamp = policy.timestamp(record, readingTime);
+      frame.add(partition, record, timestamp);
+      watermarks.record(partition, timestamp);
+    }
+
+    private boolean isOf(ConsumerRecord<?, ?> record, TopicPartition other) {
+      return other != null
+          && other.partition() == record.partition()
+          && other.topic().equals(record.topic());
+    }
+
+    @Override
+    public void collect(ConsumerRecord<byte[], byte[]> record, long timestamp) {
+      collect(record);
+    }
+
+    @Override
+    public SourceOutput<ConsumerRecord<byte[], byte[]>> createOutputForSplit(String splitId) {
+      return this;
+    }
+
+    @Override
+    public void releaseOutputForSplit(String splitId) {
+      output.releaseOutputForSplit(splitId);
+      TopicPartition finished = partitions.remove(splitId);
+      watermarks.remove(finished);
+      toldBacklogs.remove(finished);
+    }
+
+    @Override
+    public void emitWatermark(Watermark watermark) {}
+
+    @Override
+    public void markIdle() {}
+
+    @Override
+    public void markActive() {}
+  }
+}

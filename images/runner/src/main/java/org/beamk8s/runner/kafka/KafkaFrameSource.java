@@ -1,0 +1,105 @@
+package org.beamk8s.runner.kafka;
+
+import java.io.IOException;
+import java.util.Properties;
+import org.apache.beam.sdk.util.WindowedValue;
+import org.apache.flink.api.connector.source.Boundedness;
+import org.apache.flink.api.connector.source.Source;
+import org.apache.flink.api.connector.source.SourceReader;
+import org.apache.flink.api.connector.source.SourceReaderContext;
+import org.apache.flink.api.connector.source.SplitEnumerator;
+import org.apache.flink.api.connector.source.SplitEnumeratorContext;
+import org.apache.flink.configuration.Configuration;
+import org.apache.flink.connector.base.source.reader.RecordsWithSplitIds;
+import org.apache.flink.connector.base.source.reader.synchronization.FutureCompletingBlockingQueue;
+import org.apache.flink.connector.kafka.source.enumerator.KafkaSourceEnumState;
+import org.apache.flink.connector.kafka.source.enumerator.KafkaSourceEnumStateSerializer;
+import org.apache.flink.connector.kafka.source.metrics.KafkaSourceReaderMetrics;
+import org.apache.flink.connector.kafka.source.reader.KafkaSourceReader;
+import org.apache.flink.connector.kafka.source.reader.PositionTrackingSplitReader;
+import org.apache.flink.connector.kafka.source.reader.fetcher.KafkaSourceFetcherManager;
+import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
+import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplitSerializer;
+import org.apache.flink.core.io.SimpleVersionedSerializer;
+import org.apache.flink.util.clock.SystemClock;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+
+/**
+ * A Kafka source of frames: Flink's KafkaSource with a reader of our own around the connector's.
+ *
+ * <p>The connector's parts are built where they run and not held here, because they hold the
+ * client's properties with all secrets, and this object is serialised into the job graph.
+ */
+public final class KafkaFrameSource
+    implements Source<WindowedValue<byte[]>, KafkaPartitionSplit, KafkaSourceEnumState> {
+  private static final long serialVersionUID = 1L;
+
+  private final KafkaReadSpec spec;
+  private final String name;
+
+  public KafkaFrameSource(KafkaReadSpec spec, String name) {
+    this.spec = spec;
+    this.name = name;
+  }
+
+  @Override
+  public Boundedness getBoundedness() {
+    return spec.bounded() ? Boundedness.BOUNDED : Boundedness.CONTINUOUS_UNBOUNDED;
+  }
+
+  @Override
+  public SourceReader<WindowedValue<byte[]>, KafkaPartitionSplit> createReader(
+      SourceReaderContext context) {
+    Properties properties = spec.resolvedProperties(name);
+    return new KafkaFrameReader(
+        spec, context, SystemClock.getInstance(), log -> recordReader(properties, context, log));
+  }
+
+  /** Wired as {@code KafkaSource.createReader} does, so that its metrics are the usual ones. */
+  private static KafkaSourceReader<ConsumerRecord<byte[], byte[]>> recordReader(
+      Properties properties, SourceReaderContext context, FetchLog log) {
+    KafkaSourceReaderMetrics metrics = new KafkaSourceReaderMetrics(context.metricGroup());
+    FutureCompletingBlockingQueue<RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>>> queue =
+        new FutureCompletingBlockingQueue<>();
+    Configuration configuration = new Configuration();
+    properties
+        .stringPropertyNames()
+        .forEach(key -> configuration.setString(key, properties.getProperty(key)));
+    return new KafkaSourceReader<>(
+        queue,
+        new KafkaSourceFetcherManager(
+            queue,
+            () -> new PositionTrackingSplitReader(properties, context, metrics, log),
+            finished -> {}),
+        (record, output, split) -> {
+          output.collect(record);
+          split.setCurrentOffset(record.offset() + 1);
+        },
+        configuration,
+        context,
+        metrics);
+  }
+
+  @Override
+  public SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> createEnumerator(
+      SplitEnumeratorContext<KafkaPartitionSplit> context) {
+    return new AnsweringEnumerator(spec.source(name).createEnumerator(context), context);
+  }
+
+  @Override
+  public SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> restoreEnumerator(
+      SplitEnumeratorContext<KafkaPartitionSplit> context, KafkaSourceEnumState state)
+      throws IOException {
+    return new AnsweringEnumerator(spec.source(name).restoreEnumerator(context, state), context);
+  }
+
+  @Override
+  public SimpleVersionedSerializer<KafkaPartitionSplit> getSplitSerializer() {
+    return new KafkaPartitionSplitSerializer();
+  }
+
+  @Override
+  public SimpleVersionedSerializer<KafkaSourceEnumState> getEnumeratorCheckpointSerializer() {
+    return new KafkaSourceEnumStateSerializer();
+  }
+}

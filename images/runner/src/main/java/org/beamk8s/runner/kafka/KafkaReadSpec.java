@@ -1,0 +1,187 @@
+package org.beamk8s.runner.kafka;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import java.io.Serializable;
+import java.util.List;
+import java.util.Properties;
+import java.util.Set;
+import java.util.TreeMap;
+import org.apache.flink.connector.kafka.source.KafkaSource;
+import org.apache.flink.connector.kafka.source.KafkaSourceBuilder;
+import org.apache.flink.connector.kafka.source.KafkaSourceOptions;
+import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer;
+import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDeserializationSchema;
+import org.apache.kafka.clients.consumer.ConsumerConfig;
+import org.apache.kafka.clients.consumer.OffsetResetStrategy;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+
+/**
+ * What a Kafka read asks for: the payload of its transform. It is part of the job graph, so it holds
+ * the properties with their references unresolved.
+ */
+public final class KafkaReadSpec implements Serializable {
+  private static final long serialVersionUID = 1L;
+  private static final Set<String> FIELDS =
+      Set.of(
+          "bootstrap_servers",
+          "topics",
+          "group_id",
+          "properties",
+          "start",
+          "stop",
+          "timestamp_policy",
+          "max_out_of_orderness_ms",
+          "idle_timeout_ms",
+          "commit_offsets",
+          "with_metadata",
+          "frame_records",
+          "max_parallelism");
+
+  /** How soon a partition added to a topic is read; Flink's own default is 5 minutes. */
+  private static final String DISCOVERY_INTERVAL_MS = "60000";
+
+  private static final String START_COMMITTED = "committed";
+
+  private final List<String> topics;
+  private final TreeMap<String, String> properties;
+  private final String start;
+  private final long startTimestamp;
+  private final boolean bounded;
+  private final TimestampPolicy timestampPolicy;
+  private final long maxOutOfOrdernessMs;
+  private final long idleTimeoutMs;
+  private final boolean withMetadata;
+  private final int frameRecords;
+  private final int maxParallelism;
+
+  private KafkaReadSpec(Json json) {
+    topics = json.strings("topics");
+    bounded = !json.isAbsent("stop");
+    if (bounded && !json.string("stop").equals("latest")) {
+      throw new IllegalArgumentException("stop: unknown value " + json.node("stop"));
+    }
+    JsonNode timestamp = json.node("start").path("timestamp_ms");
+    start = timestamp.canConvertToLong() && timestamp.isNumber() ? "timestamp" : json.string("start");
+    startTimestamp = timestamp.asLong();
+    timestampPolicy = json.oneOf("timestamp_policy", TimestampPolicy.class);
+    maxOutOfOrdernessMs = json.nonNegative("max_out_of_orderness_ms");
+    idleTimeoutMs = json.nonNegative("idle_timeout_ms");
+    withMetadata = json.bool("with_metadata");
+    frameRecords = json.positive("frame_records");
+    maxParallelism = json.isAbsent("max_parallelism") ? 0 : json.positive("max_parallelism");
+
+    String group = json.stringOrNull("group_id");
+    properties = json.stringMap("properties");
+    properties.put(ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, json.string("bootstrap_servers"));
+    if (group != null) {
+      properties.put(ConsumerConfig.GROUP_ID_CONFIG, group);
+    }
+    // Offsets are committed with a checkpoint or not at all: the consumer's own timer would commit
+    // records that are not yet in any checkpoint.
+    properties.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, "false");
+    properties.put(
+        KafkaSourceOptions.COMMIT_OFFSETS_ON_CHECKPOINT.key(),
+        Boolean.toString(json.bool("commit_offsets") && hasGroup()));
+    properties.putIfAbsent(
+        KafkaSourceOptions.PARTITION_DISCOVERY_INTERVAL_MS.key(), DISCOVERY_INTERVAL_MS);
+    properties.put(
+        ConsumerConfig.KEY_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class.getName());
+    properties.put(
+        ConsumerConfig.VALUE_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class.getName());
+    startingOffsets(); // checks start and auto.offset.reset before the job is submitted
+  }
+
+  public static KafkaReadSpec parse(byte[] payload) {
+    return new KafkaReadSpec(Json.parse(payload, FIELDS));
+  }
+
+  boolean bounded() {
+    return bounded;
+  }
+
+  TimestampPolicy timestampPolicy() {
+    return timestampPolicy;
+  }
+
+  long maxOutOfOrdernessMs() {
+    return maxOutOfOrdernessMs;
+  }
+
+  long idleTimeoutMs() {
+    return idleTimeoutMs;
+  }
+
+  boolean withMetadata() {
+    return withMetadata;
+  }
+
+  int frameRecords() {
+    return frameRecords;
+  }
+
+  /** The most subtasks that have something to read, or 0 if that is not known. */
+  public int maxParallelism() {
+    return maxParallelism;
+  }
+
+  /** The consumer's properties, with references resolved: for the process that opens it only. */
+  Properties resolvedProperties(String name) {
+    Properties resolved = PropertyReferences.resolve(properties);
+    resolved.setProperty(
+        ConsumerConfig.AUTO_OFFSET_RESET_CONFIG,
+        startingOffsets().getAutoOffsetResetStrategy().toString());
+    resolved.putIfAbsent(
+        KafkaSourceOptions.CLIENT_ID_PREFIX.key(),
+        resolved.getProperty(ConsumerConfig.GROUP_ID_CONFIG, name));
+    return resolved;
+  }
+
+  /** Flink's source for the same topics, which lends its enumerator. Holds resolved properties. */
+  KafkaSource<byte[]> source(String name) {
+    KafkaSourceBuilder<byte[]> builder =
+        KafkaSource.<byte[]>builder()
+            .setProperties(resolvedProperties(name))
+            .setTopics(topics)
+            .setStartingOffsets(startingOffsets())
+            .setDeserializer(
+                KafkaRecordDeserializationSchema.valueOnly(ByteArrayDeserializer.class));
+    return (bounded ? builder.setBounded(OffsetsInitializer.latest()) : builder).build();
+  }
+
+  private boolean hasGroup() {
+    return properties.containsKey(ConsumerConfig.GROUP_ID_CONFIG);
+  }
+
+  private OffsetsInitializer startingOffsets() {
+    switch (start) {
+      case "earliest":
+        return OffsetsInitializer.earliest();
+      case "latest":
+        return OffsetsInitializer.latest();
+      case "timestamp":
+        return OffsetsInitializer.timestamp(startTimestamp);
+      case START_COMMITTED:
+        return committedOffsets();
+      default:
+        throw new IllegalArgumentException("start: unknown value " + start);
+    }
+  }
+
+  /** Without a group nothing is committed, so auto.offset.reset alone decides. */
+  private OffsetsInitializer committedOffsets() {
+    String reset = properties.getOrDefault(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "latest");
+    OffsetResetStrategy strategy =
+        OffsetResetStrategy.valueOf(reset.toUpperCase(java.util.Locale.ROOT));
+    if (hasGroup()) {
+      return OffsetsInitializer.committedOffsets(strategy);
+    }
+    switch (strategy) {
+      case EARLIEST:
+        return OffsetsInitializer.earliest();
+      case LATEST:
+        return OffsetsInitializer.latest();
+      default:
+        throw new IllegalArgumentException("start=committed needs a group_id or auto.offset.reset");
+    }
+  }
+}

@@ -1,0 +1,68 @@
+package org.beamk8s.runner.kafka;
+
+import java.io.Serializable;
+import java.util.Properties;
+import java.util.Set;
+import java.util.TreeMap;
+import org.apache.flink.connector.base.DeliveryGuarantee;
+import org.apache.kafka.clients.producer.ProducerConfig;
+
+/**
+ * What a Kafka write asks for: the payload of its transform. It is part of the job graph, so it
+ * holds the properties with their references unresolved.
+ */
+public final class KafkaWriteSpec implements Serializable {
+  private static final long serialVersionUID = 1L;
+  private static final Set<String> FIELDS =
+      Set.of(
+          "bootstrap_servers",
+          "topic",
+          "properties",
+          "delivery_guarantee",
+          "transactional_id_prefix");
+
+  /**
+   * A broker's default transaction.max.timeout.ms: the longest that works unasked. Flink's own
+   * default of an hour is refused by a broker with default settings.
+   */
+  private static final String TRANSACTION_TIMEOUT_MS = "900000";
+
+  private final String topic;
+  private final TreeMap<String, String> properties;
+  private final DeliveryGuarantee guarantee;
+  private final String transactionalIdPrefix;
+
+  private KafkaWriteSpec(Json json) {
+    topic = json.string("topic");
+    guarantee = json.oneOf("delivery_guarantee", DeliveryGuarantee.class);
+    transactionalIdPrefix = json.stringOrNull("transactional_id_prefix");
+    if (guarantee == DeliveryGuarantee.EXACTLY_ONCE && transactionalIdPrefix == null) {
+      throw new IllegalArgumentException("exactly_once needs a transactional_id_prefix");
+    }
+    properties = json.stringMap("properties");
+    properties.put(ProducerConfig.BOOTSTRAP_SERVERS_CONFIG, json.string("bootstrap_servers"));
+    properties.putIfAbsent(ProducerConfig.TRANSACTION_TIMEOUT_CONFIG, TRANSACTION_TIMEOUT_MS);
+  }
+
+  public static KafkaWriteSpec parse(byte[] payload) {
+    return new KafkaWriteSpec(Json.parse(payload, FIELDS));
+  }
+
+  public String topic() {
+    return topic;
+  }
+
+  public DeliveryGuarantee guarantee() {
+    return guarantee;
+  }
+
+  /** Null if the guarantee needs none. */
+  public String transactionalIdPrefix() {
+    return transactionalIdPrefix;
+  }
+
+  /** The producer's properties, with references resolved: for the process that opens it only. */
+  public Properties resolvedProperties() {
+    return PropertyReferences.resolve(properties);
+  }
+}

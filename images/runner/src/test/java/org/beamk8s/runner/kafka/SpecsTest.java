@@ -1,0 +1,141 @@
+package org.beamk8s.runner.kafka;
+
+import static org.beamk8s.runner.kafka.Records.bytes;
+import static org.beamk8s.runner.kafka.Records.readSpec;
+import static org.beamk8s.runner.kafka.Records.record;
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertNull;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.Properties;
+import org.apache.flink.util.InstantiationUtil;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.record.TimestampType;
+import org.junit.Rule;
+import org.junit.Test;
+import org.junit.rules.TemporaryFolder;
+
+public class SpecsTest {
+  private static final TopicPartition A = new TopicPartition("t", 0);
+
+  @Rule public final TemporaryFolder folder = new TemporaryFolder();
+
+  @Test
+  public void offsetsAreNeverCommittedByTheConsumersTimer() {
+    Properties properties = resolved("'properties': {'enable.auto.commit': 'true'}");
+    assertEquals("false", properties.getProperty("enable.auto.commit"));
+    assertEquals("true", properties.getProperty("commit.offsets.on.checkpoint"));
+    assertEquals("60000", properties.getProperty("partition.discovery.interval.ms"));
+  }
+
+  @Test
+  public void withoutAGroupNothingIsCommitted() {
+    Properties properties = resolved("'group_id': null, 'start': 'committed'");
+    assertEquals("false", properties.getProperty("commit.offsets.on.checkpoint"));
+    assertEquals("latest", properties.getProperty("auto.offset.reset"));
+    assertNull(properties.getProperty("group.id"));
+  }
+
+  @Test
+  public void committedFallsBackToTheResetOfTheProperties() {
+    String reset = "'start': 'committed', 'properties': {'auto.offset.reset': 'earliest'}";
+    assertEquals("earliest", resolved(reset).getProperty("auto.offset.reset"));
+    assertEquals("latest", resolved("'start': 'committed'").getProperty("auto.offset.reset"));
+  }
+
+  @Test
+  public void aTimestampAndAnEndAreUnderstood() {
+    assertFalse(KafkaReadSpec.parse(readSpec("'start': {'timestamp_ms': 5}")).bounded());
+    assertTrue(KafkaReadSpec.parse(readSpec("'stop': 'latest'")).bounded());
+    assertEquals(3, KafkaReadSpec.parse(readSpec("'max_parallelism': 3")).maxParallelism());
+  }
+
+  @Test
+  public void whatIsNotUnderstoodIsRefused() {
+    for (String changes :
+        new String[] {
+          "'start': 'begin'",
+          "'stop': 'never'",
+          "'timestamp_policy': 'x'",
+          "'frame_records': 0",
+          "'idle_timeout_ms': -1",
+          "'topics': []",
+          "'new_field': 1",
+          "'start': 'committed', 'group_id': null, 'properties': {'auto.offset.reset': 'none'}"
+        }) {
+      assertThrows(
+          changes,
+          IllegalArgumentException.class,
+          () -> KafkaReadSpec.parse(readSpec(changes)));
+    }
+  }
+
+  @Test
+  public void referencesAreResolvedInTheWorkerAndNotInTheJobGraph() throws Exception {
+    Path file = folder.newFile("secret").toPath();
+    Files.writeString(file, "the-secret\n");
+    KafkaReadSpec spec =
+        KafkaReadSpec.parse(readSpec("'properties': {'sasl.jaas.config': 'file:" + file + "'}"));
+    assertEquals("the-secret", spec.resolvedProperties("n").getProperty("sasl.jaas.config"));
+    byte[] source = InstantiationUtil.serializeObject(new KafkaFrameSource(spec, "n"));
+    String serialized = new String(source, StandardCharsets.ISO_8859_1);
+    assertFalse(serialized.contains("the-secret"));
+    assertTrue(serialized.contains(file.toString()));
+  }
+
+  @Test
+  public void environmentReferencesAreResolved() {
+    assertEquals(
+        "value of X",
+        PropertyReferences.resolve(Map.of("p", "env:X"), name -> "value of " + name)
+            .getProperty("p"));
+    IllegalArgumentException error =
+        assertThrows(
+            IllegalArgumentException.class,
+            () -> PropertyReferences.resolve(Map.of("p", "env:X"), name -> null));
+    assertTrue(error.getMessage().contains("p") && error.getMessage().contains("X"));
+  }
+
+  @Test
+  public void exactlyOnceNeedsAPrefixAndATimeoutThatBrokersTake() {
+    String spec =
+        "{'bootstrap_servers': 'b', 'topic': 't', 'properties': {},"
+            + " 'delivery_guarantee': 'exactly_once', 'transactional_id_prefix': %s}";
+    KafkaWriteSpec good = writeSpec(String.format(spec, "'x'"));
+    assertEquals("900000", good.resolvedProperties().getProperty("transaction.timeout.ms"));
+    assertThrows(IllegalArgumentException.class, () -> writeSpec(String.format(spec, "null")));
+  }
+
+  @Test
+  public void eventTimesFollowThePolicyOrFailLoudly() {
+    assertEquals(9, TimestampPolicy.PROCESSING_TIME.timestamp(record(A, 0, -1), 9));
+    assertEquals(5, TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, 5), 9));
+    assertThrows(
+        IllegalStateException.class,
+        () -> TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, -1), 9));
+    assertThrows(
+        IllegalStateException.class,
+        () -> TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, Long.MAX_VALUE), 9));
+    assertThrows(
+        IllegalStateException.class,
+        () -> TimestampPolicy.LOG_APPEND_TIME.timestamp(record(A, 0, 5), 9));
+    assertEquals(
+        5,
+        TimestampPolicy.LOG_APPEND_TIME.timestamp(
+            record(A, 0, 5, TimestampType.LOG_APPEND_TIME, "k", "v"), 9));
+  }
+
+  private static Properties resolved(String changes) {
+    return KafkaReadSpec.parse(readSpec(changes)).resolvedProperties("name");
+  }
+
+  private static KafkaWriteSpec writeSpec(String json) {
+    return KafkaWriteSpec.parse(bytes(json.replace('\'', '"')));
+  }
+}
