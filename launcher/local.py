@@ -458,9 +458,8 @@ class LocalTarget:
         self.run_dir = Path(settings.run_dir).absolute() if settings.run_dir else self._registered
         self._keep = settings.run_dir is not None
 
-    def harness_command(self, plan: SubmitPlan) -> tuple[str, dict[str, str]]:
+    def harness_command(self) -> tuple[str, dict[str, str]]:
         """See Target. The harness is this interpreter, with this process's import path."""
-        del plan
         path = [entry or str(Path.cwd()) for entry in sys.path]
         return str(self.run_dir / "harness"), {
             "PYTHONPATH": os.pathsep.join([str(self.run_dir / "staged" / "site-packages"), *path]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s import graph
@@ -37,17 +37,13 @@ class SubmitPlan:
         settings = self.settings
         lines = [
             f"job {settings.job_name} on {settings.target}, {'streaming' if settings.streaming else 'batch'}:",
-            f"  {settings.workers} TaskManagers x {settings.slots} slots; Python workers each: {settings.python_workers}",
+            f"  {settings.workers} TaskManagers x {settings.slots} slots; {settings.python_workers} Python workers each",
             *(f"  {source.sentence()}" for source in self.sources),
             "Flink configuration:",
             *(f"  {key}: {_shown(key, value)}" for key, value in sorted(self.flink_conf.items())),
             f"options for the Python harness only: {', '.join(sorted(self.harness_options)) or 'none'}",
         ]
         return "\n".join(lines)
-
-    def with_pipeline(self, pipeline: Any) -> SubmitPlan:
-        """The same plan for a pipeline whose environments have been filled in."""
-        return replace(self, pipeline=pipeline)
 
 
 _SECRET = re.compile(r"password|secret|key$|token|credential", re.IGNORECASE)

@@ -233,8 +233,11 @@ class FlinkK8sPipelineResult(PipelineResult):
         atexit.unregister(self._at_exit)
 
     def _await_last_word(self) -> None:
-        """Wait until Flink answers about the ended job: its list of jobs is live, but all else about a job it shows as
-        it was up to ``web.refresh-interval`` ago (3 s by default), without the last failure and the last metrics."""
+        """Wait until Flink answers about the ended job.
+
+        Its list of jobs is live, but all else about a job it shows as it was up to ``web.refresh-interval`` ago (3 s
+        by default), without the last failure and the last metrics.
+        """
         deadline = time.monotonic() + LAST_WORD_SECONDS
         while (flink := self.job.flink()) is not None and time.monotonic() < deadline:
             with suppress(FlinkError):

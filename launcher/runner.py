@@ -34,6 +34,7 @@ from beam_k8s.settings import resolve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from beam_k8s.launcher.plan import SubmitPlan
     from beam_k8s.settings import Settings
 
 __all__ = ["FlinkK8s", "FlinkK8sRunner"]
@@ -76,25 +77,19 @@ class FlinkK8s(PipelineRunner):
         if errors:
             raise ConfigError.of_all(errors) if len(errors) > 1 else errors[0]
         options.view_as(StandardOptions).streaming = settings.streaming
-        pipeline = PortableRunner._optimize_pipeline(pipeline, options)  # noqa: SLF001 - as Beam's own Flink runner
-        plan = make_plan(pipeline, settings, flags, partitions)
-        if settings.dry_run == "client":
-            print(plan)
-            return _Planned()
-        for source_plan in plan.sources:
-            report(source_plan.sentence())
-        return self._submit(plan, settings, options)
-
-    def _submit(self, plan: Any, settings: Settings, options: Any) -> FlinkK8sPipelineResult:
         target = local.LocalTarget(settings)
-        target.prepare()
-        cleanup = []
+        # Before the pipeline is optimized: fusion copies the environments into the stages.
+        pipeline = _with_harness(pipeline, *target.harness_command())
+        if settings.dry_run == "client":
+            print(_plan(pipeline, settings, options, flags, partitions))
+            return _Planned()
+        cleanup = PortableRunner.start_and_replace_loopback_environments(pipeline, options)
         try:
+            plan = _plan(pipeline, settings, options, flags, partitions)
+            for source_plan in plan.sources:
+                report(source_plan.sentence())
+            target.prepare()
             stage(options, target.staged)
-            if settings.environment_type == "LOOPBACK":
-                cleanup = PortableRunner.start_and_replace_loopback_environments(plan.pipeline, options)
-            command, variables = target.harness_command(plan)
-            plan = plan.with_pipeline(_with_harness(plan.pipeline, command, variables))
             report(f"{settings.job_name} starts; logs in {target.run_dir / 'logs'}")
             job = target.deploy(plan)
         except BaseException:
@@ -117,6 +112,17 @@ class _Planned(PipelineResult):
 
     def wait_until_finish(self, duration: float | None = None) -> str:  # noqa: ARG002 - Beam's signature
         return "DONE"
+
+
+def _plan(
+    pipeline: Any,
+    settings: Settings,
+    options: Any,
+    flags: Mapping[str, Any],
+    partitions: Mapping[str, Mapping[str, int]],
+) -> SubmitPlan:
+    optimized = PortableRunner._optimize_pipeline(pipeline, options)  # noqa: SLF001 - as Beam's own Flink runner
+    return make_plan(optimized, settings, flags, partitions)
 
 
 def _with_harness(pipeline: Any, command: str, variables: Mapping[str, str]) -> Any:

@@ -58,7 +58,7 @@ class Job(Protocol):
 class Target(Protocol):
     """A place that runs jobs."""
 
-    def harness_command(self, plan: SubmitPlan) -> tuple[str, dict[str, str]]:
+    def harness_command(self) -> tuple[str, dict[str, str]]:
         """Command and environment variables with which a TaskManager there starts the Python harness."""
 
     def deploy(self, plan: SubmitPlan) -> Job:

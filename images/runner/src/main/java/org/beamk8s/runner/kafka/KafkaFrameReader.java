@@ -255,7 +255,8 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       }
       long timestamp = policy.timestamp(record, readingTime);
       frame.add(partition, record, timestamp);
-      watermarks.record(partition, timestamp);
+      // A time in the future counts as now: one wrong clock would make all other records late.
+      watermarks.record(partition, Math.min(timestamp, readingTime));
     }
 
     private boolean isOf(ConsumerRecord<?, ?> record, TopicPartition other) {

@@ -42,7 +42,7 @@ final class PartitionWatermarks<K> {
     boolean idle;
   }
 
-  /** Both in milliseconds. */
+  /** Both in milliseconds; an idle timeout of 0 is none: only what never held a record is idle. */
   PartitionWatermarks(long outOfOrderness, long idleTimeout) {
     this.outOfOrderness = outOfOrderness;
     this.idleTimeout = idleTimeout;
@@ -98,7 +98,8 @@ final class PartitionWatermarks<K> {
     for (Partition partition : partitions.values()) {
       partition.idle =
           partition.caughtUp
-              && (partition.neverHeldRecord || now - partition.caughtUpSince >= idleTimeout);
+              && (partition.neverHeldRecord
+                  || (idleTimeout > 0 && now - partition.caughtUpSince >= idleTimeout));
       if (!partition.idle) {
         idle = false;
         least = Math.min(least, partition.greatestTimestamp);

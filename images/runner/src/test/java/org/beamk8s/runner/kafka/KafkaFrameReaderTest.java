@@ -37,7 +37,9 @@ public class KafkaFrameReaderTest {
   private static final TopicPartition B = new TopicPartition("t", 1);
   private static final long MIN = BoundedWindow.TIMESTAMP_MIN_VALUE.getMillis();
 
-  private final ManualClock clock = new ManualClock(1_000_000_000L);
+  private static final long START = 1_000_000; // ms; later than the records' timestamps
+
+  private final ManualClock clock = new ManualClock(START * 1_000_000L);
   private final List<Object> questions = new ArrayList<>();
   private final List<String> events = new ArrayList<>();
   private ScriptedReader records;
@@ -162,15 +164,24 @@ public class KafkaFrameReaderTest {
   }
 
   @Test
+  public void aTimestampInTheFutureCountsAsNow() throws Exception {
+    KafkaFrameReader reader = reader("", A);
+    records.batch(Map.of(A, new Position(1, 1)), record(A, 0, START + 99_999));
+    poll(reader);
+    assertEquals(
+        List.of("frame of 1 at " + (START + 99_999), "watermark " + (START - 1)), events);
+  }
+
+  @Test
   public void withProcessingTimeTheClockIsTheWatermark() throws Exception {
     KafkaFrameReader reader = reader("'timestamp_policy': 'processing_time'", A);
     poll(reader);
-    assertEquals(List.of("watermark 999"), events);
+    assertEquals(List.of("watermark " + (START - 1)), events);
     clock.advanceTime(50, TimeUnit.MILLISECONDS);
     records.batch(Map.of(A, new Position(1, 1)), record(A, 0, -1));
     events.clear();
     poll(reader);
-    assertEquals(List.of("frame of 1 at 1050", "watermark 1049"), events);
+    assertEquals(List.of("frame of 1 at " + (START + 50), "watermark " + (START + 49)), events);
   }
 
   @Test

@@ -70,6 +70,22 @@ public class PartitionWatermarksTest {
   }
 
   @Test
+  public void withoutATimeoutOnlyWhatNeverHeldARecordIsLeftOut() {
+    PartitionWatermarks<String> patient = new PartitionWatermarks<>(OUT_OF_ORDERNESS, 0);
+    patient.add("a");
+    patient.add("quiet");
+    patient.add("empty");
+    patient.record("a", 5000);
+    patient.caughtUp("empty", true, 0);
+    patient.caughtUp("quiet", false, 0);
+    patient.advance(1_000_000);
+    assertEquals(PartitionWatermarks.NONE, patient.watermark());
+    patient.remove("quiet");
+    patient.advance(1_000_000);
+    assertEquals(5000 - OUT_OF_ORDERNESS - 1, patient.watermark());
+  }
+
+  @Test
   public void whenAllAreIdleTheWatermarkStays() {
     add("a", "b");
     watermarks.record("a", 5000);
