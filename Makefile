@@ -19,7 +19,7 @@ soak: setup $(JAR) ## what takes dozens of runs or half an hour
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p beam_k8s
-	PYTHONPATH=. $(BIN)/lint-imports --no-logo --no-cache >/dev/null || PYTHONPATH=. $(BIN)/lint-imports --no-cache
+	PYTHONPATH=. $(BIN)/lint-imports --no-cache
 
 setup: check .venv/.installed
 jar: check $(JAR)

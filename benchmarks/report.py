@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -52,7 +52,7 @@ class Report:
             )
             content = {
                 "benchmark": self._name,
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "date": dt.datetime.now(dt.UTC).date().isoformat(),
                 "commit": commit.stdout.strip(),
                 "machine": {
                     "cores": os.cpu_count(),

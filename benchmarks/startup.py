@@ -52,7 +52,7 @@ def seconds_to_running(command: list[str], rest: Callable[[], FlinkRest | None])
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while time.monotonic() - start < 300:  # noqa: PLR2004 - seconds
+        while time.monotonic() - start < 300:
             flink = rest()
             job_id = flink and running_job(flink)
             if job_id:

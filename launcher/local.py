@@ -401,6 +401,9 @@ def _cluster_conf(run_dir: Path, storage: str) -> dict[str, str]:
         # A failed main becomes a FAILED job that can be asked for its exception.
         "execution.submit-failed-job-on-application-error": "true",
         "metrics.fetcher.update-interval": "1000",
+        # gRPC's threads outlive a job and keep its class loader (empty: our classes are in Flink's lib). Asking
+        # it for a service after the job's end must not fail; Beam's own clusters allow it too.
+        "classloader.check-leaked-classloader": "false",
         "taskmanager.cpu.cores": "1",  # Flink's scripts would ask the system; on one machine it decides nothing
         **TaskManagerMemory().conf(),
     }

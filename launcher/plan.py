@@ -37,7 +37,7 @@ class SubmitPlan:
         settings = self.settings
         lines = [
             f"job {settings.job_name} on {settings.target}, {'streaming' if settings.streaming else 'batch'}:",
-            f"  {settings.workers} TaskManagers x {settings.slots} slots; {settings.python_workers} Python workers each",
+            f"  {settings.workers} workers x {settings.slots} slots, {settings.python_workers} Python workers each",
             *(f"  {source.sentence()}" for source in self.sources),
             "Flink configuration:",
             *(f"  {key}: {_shown(key, value)}" for key, value in sorted(self.flink_conf.items())),

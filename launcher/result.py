@@ -47,7 +47,7 @@ def python_traceback(stacktrace: str) -> str:
     wrapped Python error repeats the whole with ``[while running 'Step']``: the last one says it all.
     """
     tracebacks = re.findall(
-        r"^(Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*?\S.*(?:\n(?!\tat |Caused by: |\t?\.\.\. |\n).*)*)",
+        r"(Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*?\S.*(?:\n(?!\tat |Caused by: |\t?\.\.\. |\n).*)*)",
         stacktrace.replace("\r", ""),
         re.MULTILINE,
     )

@@ -22,9 +22,8 @@ def two_reads():
 
 def plan(options=(), workers=8):
     proto = two_reads()
-    settings = resolve(
-        {"job_name": "j", "k8s_target": "local", "num_workers": workers}, {}, {}, must_stream=graph.needs_streaming(proto)
-    )
+    flags = {"job_name": "j", "k8s_target": "local", "num_workers": workers}
+    settings = resolve(flags, {}, {}, must_stream=graph.needs_streaming(proto))
     sources = {source.topics[0]: source.transform_id for source in graph.kafka_sources(proto)}
     partitions = {sources["flights"]: {"flights": 6}, sources["weather"]: {"weather": 2, "storms": 1}}
     return make_plan(proto, settings, dict(options), partitions)
