@@ -107,7 +107,6 @@ def job_conf(settings: Settings) -> dict[str, str]:
         conf |= {
             # Python failures repeat: give up after some tries so that the user sees the traceback.
             "restart-strategy.exponential-delay.attempts-before-reset-backoff": "10",
-            "execution.checkpointing.interval": f"{settings.checkpointing_interval} ms",
             "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_millis} ms",
             "execution.checkpointing.mode": "EXACTLY_ONCE",
             "execution.checkpointing.max-concurrent-checkpoints": "1",
@@ -120,6 +119,8 @@ def job_conf(settings: Settings) -> dict[str, str]:
             "state.storage.fs.memory-threshold": "1mb",
             "state.backend.type": "hashmap",
         }
+        if settings.checkpointing_interval > 0:
+            conf["execution.checkpointing.interval"] = f"{settings.checkpointing_interval} ms"
     else:
         conf |= {"restart-strategy.type": "none"}
     return conf

@@ -22,6 +22,9 @@ __all__ = ["Settings", "resolve"]
 
 _MACHINE_TYPE = re.compile(r"n1-(standard|highmem|highcpu)-(\d+)")
 
+_SHORTEST_INTERVAL = 100
+"""Milliseconds; a bundle ends with each checkpoint."""
+
 _PROTECTED = {
     "execution.checkpointing.mode": "exactly-once is what the Kafka source and sink rely on",
     "jobmanager.rpc.address": "the local target chooses loopback addresses and free ports",
@@ -68,8 +71,9 @@ class Settings(BaseModel):
     """Flink settings of the user; they win over ours."""
     streaming: bool = False
     """``--streaming``. A pipeline that is unbounded or uses Kafka runs as streaming anyway."""
-    checkpointing_interval: int = Field(default=10_000, ge=100)
-    """Milliseconds between checkpoints of a streaming job. The original system's 10 s: what a restart replays."""
+    checkpointing_interval: int = Field(default=10_000, ge=-1)
+    """Milliseconds between checkpoints of a streaming job; -1, as in Beam: none, so that a failure starts the job over.
+    Default: the original system's 10 s, what a restart replays."""
     checkpoint_timeout_millis: int = Field(default=60_000, ge=1000)
     """Milliseconds after which a checkpoint is given up. The original system's 60 s."""
     max_bundle_size: int = Field(default=20_000, ge=1)
@@ -93,6 +97,16 @@ class Settings(BaseModel):
     @classmethod
     def _job_name(cls, value: str) -> str:
         return check_job_name(value)
+
+    @field_validator("checkpointing_interval")
+    @classmethod
+    def _checkpointing_interval(cls, value: int) -> int:
+        if -1 < value < _SHORTEST_INTERVAL:
+            raise ConfigError(
+                f"--checkpointing_interval={value} is too short.",
+                hint=f"Use at least {_SHORTEST_INTERVAL} milliseconds, or -1 for no checkpoints.",
+            )
+        return value
 
     @field_validator("machine_type")
     @classmethod

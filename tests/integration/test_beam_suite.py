@@ -18,9 +18,11 @@ from apache_beam.runners.portability import flink_runner_test as beams
 from beam_k8s import FlinkK8s
 from beam_k8s.launcher.local import SessionCluster
 from beam_k8s.names import MAX_JOB_NAME
+from tests.cluster.expansion import ExpansionService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +36,29 @@ def session_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessio
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def expansion_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExpansionService]:
+    with ExpansionService(tmp_path_factory.mktemp("expansion")) as service:
+        yield service
+
+
 class _OnFlinkK8s:
     """What differs from Beam's class: before it in the order of bases."""
 
     @pytest.fixture(autouse=True)
     def parse_options(
-        self, session_cluster: SessionCluster, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+        self,
+        session_cluster: SessionCluster,
+        expansion_service: ExpansionService,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         # Takes the place of Beam's fixture of this name, which looks for a job server.
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
         self.environment_type = None
         self.environment_options = None
         self.flink_master = session_cluster.address
+        self.expansion_service = expansion_service.address
 
     @classmethod
     def get_runner(cls) -> FlinkK8s:
@@ -63,20 +76,15 @@ class _OnFlinkK8s:
             "k8s_target": "local",
             "flink_master": self.flink_master,
             "sdk_worker_parallelism": 1,
+            # As upstream: no checkpoints, but in the tests that ask for them.
+            "checkpointing_interval": options._all_options.get("checkpointing_interval", -1),
             # Beam's tests fail once and look at the reason.
             "k8s_flink_conf": ["restart-strategy.type=none"],
         }
         return options
 
-    def _without_java_harness(self) -> None:
-        pytest.skip(
-            "needs Beam's Java expansion service and Java harness: Beam's job server brings them, FlinkK8s does not"
-        )
-
-    test_external_transform = _without_java_harness
-    test_expand_kafka_read = _without_java_harness
-    test_expand_kafka_write = _without_java_harness
-    test_sql = _without_java_harness
+    def get_expansion_service(self) -> str:
+        return self.expansion_service
 
     def test_batch_rebatch_pardos(self) -> None:
         # It looks for a warning of the worker, which a worker in another process cannot give.

@@ -1,8 +1,10 @@
 package org.beamk8s.runner.kafka;
 
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.function.Function;
 import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
@@ -50,6 +52,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   private Map<TopicPartition, Position> positions = Map.of();
   private final Map<TopicPartition, Long> toldBacklogs = new HashMap<>();
   private final Map<String, TopicPartition> partitions = new HashMap<>();
+  private final Set<TopicPartition> finished = new HashSet<>();
   private boolean allAssigned;
   private boolean hadPartitions;
   private long readingTime = PartitionWatermarks.NONE;
@@ -149,7 +152,9 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   private long backlog(ReadFrame.Segment segment) {
     Position position = positions.get(segment.partition);
     long backlog = ReadFrame.BACKLOG_UNKNOWN;
-    if (position != null) {
+    if (finished.contains(segment.partition)) {
+      backlog = 0; // a bounded read wants nothing beyond its end
+    } else if (position != null) {
       // A last record before markers or compacted records: those are no backlog.
       backlog = position.backlog(Math.max(segment.nextOffset(), position.next));
     }
@@ -278,9 +283,10 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     @Override
     public void releaseOutputForSplit(String splitId) {
       output.releaseOutputForSplit(splitId);
-      TopicPartition finished = partitions.remove(splitId);
-      watermarks.remove(finished);
-      toldBacklogs.remove(finished);
+      TopicPartition partition = partitions.remove(splitId);
+      finished.add(partition);
+      watermarks.remove(partition);
+      toldBacklogs.remove(partition);
     }
 
     @Override
