@@ -2,6 +2,8 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.util.Map;
 import org.apache.beam.fn.harness.ExternalWorkerService;
+import org.apache.beam.model.fnexecution.v1.BeamFnApi.StartWorkerRequest;
+import org.apache.beam.model.fnexecution.v1.BeamFnApi.StartWorkerResponse;
 import org.apache.beam.sdk.expansion.ExternalTransformRegistrar;
 import org.apache.beam.sdk.expansion.service.ExpansionService;
 import org.apache.beam.sdk.extensions.sql.SqlTransform;
@@ -12,6 +14,7 @@ import org.apache.beam.sdk.values.PCollection;
 import org.apache.beam.sdk.values.PInput;
 import org.apache.beam.sdk.values.Row;
 import org.apache.beam.vendor.grpc.v1p60p1.io.grpc.netty.NettyServerBuilder;
+import org.apache.beam.vendor.grpc.v1p60p1.io.grpc.stub.StreamObserver;
 
 /**
  * Beam's Java expansion service, and the harness that runs what it expands to, in one process. Prints the service's
@@ -21,8 +24,7 @@ import org.apache.beam.vendor.grpc.v1p60p1.io.grpc.netty.NettyServerBuilder;
  */
 public final class ExpansionAndHarness {
   public static void main(String[] arguments) throws Exception {
-    String harness =
-        new ExternalWorkerService(PipelineOptionsFactory.create()).start().getApiServiceDescriptor().getUrl();
+    String harness = new Harnesses().start().getApiServiceDescriptor().getUrl();
     // One empty file to stage: the harness has the jars already, and without the option all of them would be staged.
     String[] options = {
       "--defaultEnvironmentType=EXTERNAL", "--defaultEnvironmentConfig=" + harness, "--filesToStage=" + arguments[0]
@@ -36,6 +38,18 @@ public final class ExpansionAndHarness {
             .getPort());
     while (System.in.read() >= 0) {}
     System.exit(0);
+  }
+
+  /** Starts a harness for each job: the first one to end shuts down the threads that hang on its options. */
+  private static final class Harnesses extends ExternalWorkerService {
+    Harnesses() {
+      super(PipelineOptionsFactory.create());
+    }
+
+    @Override
+    public void startWorker(StartWorkerRequest request, StreamObserver<StartWorkerResponse> answer) {
+      new ExternalWorkerService(PipelineOptionsFactory.create()).startWorker(request, answer);
+    }
   }
 
   /**

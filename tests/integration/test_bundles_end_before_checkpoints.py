@@ -1,4 +1,4 @@
-"""Why ``finish_bundle_before_checkpointing`` is on: with Beam's default a job hangs at its start or keeps its last records.
+"""Why ``finish_bundle_before_checkpointing`` is on: with Beam's default a job hangs at its start or keeps records back.
 
 Beam's operator puts the outputs of a bundle that a checkpoint ended into state and lets them out with the next element
 or watermark. A source that is idle sends neither.
