@@ -37,7 +37,8 @@ PIPELINE = """
 
     if __name__ == "__main__":
         p = beam.Pipeline(argv=[*sys.argv, "--streaming"])
-        p | PeriodicImpulse(fire_interval=1) | beam.Map(lambda x: (x, 1)) | beam.GroupByKey() | beam.Map(print)
+        ticks = p | PeriodicImpulse(fire_interval=1) | beam.WindowInto(beam.window.FixedWindows(1))
+        ticks | beam.Map(lambda x: (x, 1)) | beam.GroupByKey() | beam.Map(print)
         p.run()
 """
 
@@ -52,7 +53,7 @@ def seconds_to_running(command: list[str], rest: Callable[[], FlinkRest | None])
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while time.monotonic() - start < 300:
+        while time.monotonic() - start < 60:
             flink = rest()
             job_id = flink and running_job(flink)
             if job_id:

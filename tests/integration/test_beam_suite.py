@@ -9,6 +9,7 @@ runner is left out here with Beam's reason.
 from __future__ import annotations
 
 import re
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,6 +56,7 @@ class _OnFlinkK8s:
     ) -> None:
         # Takes the place of Beam's fixture of this name, which looks for a job server.
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # Beam leaves folders behind
         self.environment_type = None
         self.environment_options = None
         self.flink_master = session_cluster.address

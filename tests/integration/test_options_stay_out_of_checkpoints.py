@@ -13,6 +13,7 @@ from beam_k8s.launcher.supervisor import newest_checkpoint
 from tests.cluster.checkpoints import occurrences, snappy_frames
 from tests.cluster.launch import Launch
 
+pytestmark = pytest.mark.slow
 MARKER = "ZZZPLANTED"
 PLANTED = [f"--planted_{i}={MARKER}_{i}" for i in range(100)]
 
@@ -29,7 +30,7 @@ PIPELINE = """
         SEEN = CombiningValueStateSpec("seen", sum)
 
         def setup(self):
-            with open(sys.argv[1] if len(sys.argv) > 1 else os.environ["SEEN_FILE"], "w") as file:
+            with open(os.environ["SEEN_FILE"], "w") as file:
                 json.dump(RuntimeValueProvider.runtime_options, file, default=str)
 
         def process(self, element, seen=beam.DoFn.StateParam(SEEN)):
@@ -97,7 +98,7 @@ def test_no_planted_option_is_in_our_checkpoints_but_the_dofn_reads_all(run, tmp
 def test_stock_beams_job_main_leaks_every_planted_option(run, tmp_path):
     cluster_dir = tmp_path / "cluster"
     harness = tmp_path / "harness"
-    harness.write_text(f'#!/bin/sh\nexec {sys.executable} -m beam_k8s.transforms.boot "$@"\n')
+    harness.write_text(f'#!/bin/sh\nexport SEEN_FILE={tmp_path}/seen.json\nexec {sys.executable} -m beam_k8s.transforms.boot "$@"\n')
     harness.chmod(0o755)
     with SessionCluster(cluster_dir) as cluster:
         newest, _, _ = run(
