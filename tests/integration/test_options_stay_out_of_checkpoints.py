@@ -98,7 +98,9 @@ def test_no_planted_option_is_in_our_checkpoints_but_the_dofn_reads_all(run, tmp
 def test_stock_beams_job_main_leaks_every_planted_option(run, tmp_path):
     cluster_dir = tmp_path / "cluster"
     harness = tmp_path / "harness"
-    harness.write_text(f'#!/bin/sh\nexport SEEN_FILE={tmp_path}/seen.json\nexec {sys.executable} -m beam_k8s.transforms.boot "$@"\n')
+    harness.write_text(
+        f'#!/bin/sh\nexport SEEN_FILE={tmp_path}/seen.json\nexec {sys.executable} -m beam_k8s.transforms.boot "$@"\n'
+    )
     harness.chmod(0o755)
     with SessionCluster(cluster_dir) as cluster:
         newest, _, _ = run(
