@@ -2,15 +2,10 @@ package org.beamk8s.runner;
 
 import java.lang.reflect.Field;
 import org.apache.beam.runners.flink.translation.wrappers.streaming.DoFnOperator;
-import org.apache.flink.api.dag.Transformation;
-import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
 import org.apache.flink.streaming.api.operators.Output;
 import org.apache.flink.streaming.api.operators.SimpleOperatorFactory;
 import org.apache.flink.streaming.api.operators.StreamOperator;
-import org.apache.flink.streaming.api.operators.StreamOperatorFactory;
 import org.apache.flink.streaming.api.operators.StreamOperatorParameters;
-import org.apache.flink.streaming.api.transformations.OneInputTransformation;
-import org.apache.flink.streaming.api.transformations.TwoInputTransformation;
 import org.apache.flink.streaming.api.watermark.Watermark;
 import org.apache.flink.streaming.runtime.streamrecord.LatencyMarker;
 import org.apache.flink.streaming.runtime.streamrecord.RecordAttributes;
@@ -29,70 +24,32 @@ import org.apache.flink.util.OutputTag;
  * output that forwards IDLE only when no bundle is open and no watermark is held; until then it looks
  * again in short intervals. ACTIVE passes at once and recalls an IDLE that waits.
  */
-final class IdleAfterBundles {
+final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
+  private static final long serialVersionUID = 1L;
   private static final long CHECK_MS = 50;
-  private static final Field BUNDLE_STARTED = field(DoFnOperator.class, "bundleStarted");
-  private static final Field INPUT_WATERMARK = field(DoFnOperator.class, "currentInputWatermark");
+  private static final Field BUNDLE_STARTED =
+      BeamOperators.field(DoFnOperator.class, "bundleStarted");
+  private static final Field INPUT_WATERMARK =
+      BeamOperators.field(DoFnOperator.class, "currentInputWatermark");
 
-  private IdleAfterBundles() {}
-
-  /** To be called when the pipeline is translated and not yet executed. */
-  static void install(StreamExecutionEnvironment environment) {
-    for (Transformation<?> transformation : environment.getTransformations()) {
-      if (transformation instanceof OneInputTransformation) {
-        install(OneInputTransformation.class, transformation);
-      } else if (transformation instanceof TwoInputTransformation) {
-        install(TwoInputTransformation.class, transformation);
-      }
-    }
+  /** The factory of an operator that keeps IDLE back. */
+  IdleAfterBundles(DoFnOperator<?, T> operator) {
+    super((StreamOperator) operator);
   }
 
-  private static void install(Class<?> type, Transformation<?> transformation) {
-    Field operatorFactory = field(type, "operatorFactory");
-    try {
-      StreamOperatorFactory<?> factory =
-          (StreamOperatorFactory<?>) operatorFactory.get(transformation);
-      if (factory instanceof SimpleOperatorFactory
-          && ((SimpleOperatorFactory<?>) factory).getOperator() instanceof DoFnOperator) {
-        operatorFactory.set(
-            transformation, new Factory<>(((SimpleOperatorFactory<?>) factory).getOperator()));
-      }
-    } catch (IllegalAccessException e) {
-      throw new IllegalStateException(e);
-    }
-  }
-
-  private static Field field(Class<?> type, String name) {
-    try {
-      Field field = type.getDeclaredField(name);
-      field.setAccessible(true);
-      return field;
-    } catch (NoSuchFieldException e) {
-      throw new IllegalStateException("another version of Beam or Flink than this is made for", e);
-    }
-  }
-
-  private static final class Factory<T> extends SimpleOperatorFactory<T> {
-    private static final long serialVersionUID = 1L;
-
-    Factory(StreamOperator<T> operator) {
-      super(operator);
-    }
-
-    @Override
-    public <O extends StreamOperator<T>> O createStreamOperator(
-        StreamOperatorParameters<T> parameters) {
-      ProcessingTimeService time = parameters.getProcessingTimeService();
-      Output<StreamRecord<T>> output =
-          new PatientOutput<>(parameters.getOutput(), time, (DoFnOperator<?, ?>) getOperator());
-      return super.createStreamOperator(
-          new StreamOperatorParameters<>(
-              parameters.getContainingTask(),
-              parameters.getStreamConfig(),
-              output,
-              () -> time,
-              parameters.getOperatorEventDispatcher()));
-    }
+  @Override
+  public <O extends StreamOperator<T>> O createStreamOperator(
+      StreamOperatorParameters<T> parameters) {
+    ProcessingTimeService time = parameters.getProcessingTimeService();
+    Output<StreamRecord<T>> output =
+        new PatientOutput<>(parameters.getOutput(), time, (DoFnOperator<?, ?>) getOperator());
+    return super.createStreamOperator(
+        new StreamOperatorParameters<>(
+            parameters.getContainingTask(),
+            parameters.getStreamConfig(),
+            output,
+            () -> time,
+            parameters.getOperatorEventDispatcher()));
   }
 
   /** Used in the task's thread only; its timers run there too. */

@@ -69,35 +69,37 @@ public final class JobMain {
     boolean streaming =
         options.isStreaming() || PipelineTranslatorUtils.hasUnboundedPCollections(pipeline);
     options.setStreaming(streaming);
+    JobInfo job = jobInfo(options.getJobName(), arguments);
     if (streaming) {
-      execute(
-          new FlinkStreamingPortablePipelineTranslator(KafkaTransforms.streamingTranslations()),
-          pipeline,
-          jobInfo(options.getJobName(), arguments),
-          options);
+      executeStreaming(pipeline, job, options);
     } else {
-      execute(
-          FlinkBatchPortablePipelineTranslator.createTranslator(),
-          KafkaTransforms.expanded(pipeline),
-          jobInfo(options.getJobName(), arguments),
-          options);
+      executeBatch(pipeline, job, options);
     }
   }
 
-  private static <T extends FlinkPortablePipelineTranslator.TranslationContext> void execute(
-      FlinkPortablePipelineTranslator<T> translator,
-      RunnerApi.Pipeline pipeline,
-      JobInfo job,
-      FlinkPipelineOptions options)
-      throws Exception {
-    T context = translator.createTranslationContext(job, options, null, List.of());
+  private static void executeStreaming(
+      RunnerApi.Pipeline pipeline, JobInfo job, FlinkPipelineOptions options) throws Exception {
+    FlinkStreamingPortablePipelineTranslator translator =
+        new FlinkStreamingPortablePipelineTranslator(KafkaTransforms.streamingTranslations());
+    StreamingTranslationContext context =
+        translator.createTranslationContext(job, options, null, List.of());
+    TerminalStages terminal = new TerminalStages(translator.prepareForTranslation(pipeline));
     FlinkPortablePipelineTranslator.Executor executor =
-        translator.translate(context, translator.prepareForTranslation(pipeline));
-    if (context instanceof StreamingTranslationContext) {
-      IdleAfterBundles.install(
-          ((StreamingTranslationContext) context).getExecutionEnvironment());
-    }
+        translator.translate(context, terminal.pipeline());
+    terminal.register(context);
+    BeamOperators.mend(context.getExecutionEnvironment());
     executor.execute(options.getJobName());
+  }
+
+  private static void executeBatch(
+      RunnerApi.Pipeline pipeline, JobInfo job, FlinkPipelineOptions options) throws Exception {
+    FlinkBatchPortablePipelineTranslator translator =
+        FlinkBatchPortablePipelineTranslator.createTranslator();
+    translator
+        .translate(
+            translator.createTranslationContext(job, options, null, List.of()),
+            translator.prepareForTranslation(KafkaTransforms.expanded(pipeline)))
+        .execute(options.getJobName());
   }
 
   /**
