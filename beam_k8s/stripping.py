@@ -39,5 +39,7 @@ def translator_options(settings: Settings, *, unbounded: bool) -> dict[str, str 
             "max_bundle_time_mills": str(settings.max_bundle_time_mills),
             "finish_bundle_before_checkpointing": settings.finish_bundle_before_checkpointing,
             "shutdown_sources_after_idle_ms": str(NEVER if unbounded else 0),
+            # Flink's configuration has it too; operators with @RequiresStableInput look for it here.
+            "checkpointing_interval": str(settings.checkpointing_interval),
         }
     return options

@@ -17,7 +17,11 @@ from beam_k8s.launcher import flink_rest
 KEYS = {b"a": b"apple", b"b": b"banana"}
 RECORDS = 40
 
-# Side inputs of stateful steps are pairs here: Beam 2.62 takes a random one of a step's inputs for the one with the key.
+# Side inputs of stateful steps are pairs here: Beam 2.62 takes a random one of a step's inputs for the keyed one.
+
+
+def name(record: Any, names: Any) -> tuple[bytes, bytes]:
+    return record[0], names[record[0]]
 
 
 class CountAlone(beam.DoFn):
@@ -53,9 +57,7 @@ def job(broker, topic, tmp_path, monkeypatch):
     (
         pipeline
         | ReadFromKafka({**servers, "auto.offset.reset": "earliest"}, [source])
-        | "Name" >> beam.Map(lambda record, names: (record[0], names[record[0]]), beam.pvalue.AsDict(fruits)).with_output_types(
-            tuple[bytes, bytes]
-        )
+        | "Name" >> beam.Map(name, beam.pvalue.AsDict(fruits))
         | beam.ParDo(Number(), beam.pvalue.AsDict(colours)).with_output_types(tuple[bytes, bytes])
         | WriteToKafka(servers, sink, delivery_guarantee="exactly_once")
     )
