@@ -250,18 +250,24 @@ def running_jobs() -> list[tuple[str, Path]]:
 
 
 class Control:
-    """The launcher's end of a supervisor's control socket."""
+    """The near end of a connection to a supervisor."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(30)
+        self._socket = connection
+        self._file = connection.makefile("rb")
+
+    @classmethod
+    def of_run(cls, run_dir: Path) -> Control:
+        """Connect to the supervisor of a run."""
         # A unix socket's path may have 107 bytes; a path through an open folder is always short.
         folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.settimeout(30)
-            self._socket.connect(f"/proc/self/fd/{folder}/{supervisor.CONTROL_SOCKET}")
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(f"/proc/self/fd/{folder}/{supervisor.CONTROL_SOCKET}")
         finally:
             os.close(folder)
-        self._file = self._socket.makefile("rb")
+        return cls(connection)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send one request; the answer.
@@ -308,23 +314,24 @@ class _Cluster:
             "FLINK_CONF_DIR": str(run_dir / "conf"),
             "FLINK_PLUGINS_DIR": str(_flink_lib().parent / "plugins"),
         }
-        with (run_dir / "logs" / "supervisor.log").open("wb") as log:
+        near, far = socket.socketpair()
+        self.control = Control(near)
+        with far, (run_dir / "logs" / "supervisor.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", supervisor.__name__, str(run_dir)],
+                [sys.executable, "-m", supervisor.__name__, str(run_dir), str(far.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=log,
                 stderr=log,
                 env=environment,
+                pass_fds=[far.fileno()],
                 start_new_session=True,
             )
-        assert self.process.stdout is not None  # noqa: S101 - PIPE was asked for
-        with self.process.stdout as ready:
-            if ready.readline() != supervisor.READY:
-                self.process.wait()
-                text = (run_dir / "logs" / "supervisor.log").read_text()
-                raise LocalClusterError(f"the supervisor did not start:\n{text}")
-        self.control = Control(run_dir)
-        self.control.ask(op="attach")
+        try:
+            self.control.ask(op="status")  # answered when it has started the processes
+        except LocalClusterError as cause:
+            self.process.wait()
+            text = (run_dir / "logs" / "supervisor.log").read_text()
+            raise LocalClusterError(f"the supervisor did not start:\n{text}") from cause
 
     def _jvm(self, flags: list[str], main: list[str]) -> list[str]:
         conf = str(self.run_dir / "conf")
@@ -508,6 +515,7 @@ class LocalTarget:
 
     def release(self, *, done: bool) -> None:
         """The job has ended: its files go with it if it is DONE, unless their folder was asked for by name."""
+        (self.run_dir / _OPTIONS_FILE).unlink(missing_ok=True)  # may hold secrets
         if done and not self._keep:
             self.remove()
         self._unregister()
@@ -681,7 +689,7 @@ def cancel(name: str) -> bool:
     """Cancel all jobs of this name on this machine and wait until they are gone; False if there is none."""
     found = [run_dir for job, run_dir in running_jobs() if job == name]
     for run_dir in found:
-        control = Control(run_dir)
+        control = Control.of_run(run_dir)
         with closing(control), suppress(LocalClusterError):
             control.ask(op="stop")
             control.ask(op="status")  # answered by the end of the connection: all is gone

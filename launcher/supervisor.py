@@ -1,11 +1,12 @@
 """Keeps the Flink processes of one local cluster: starts, restarts, scales and stops them, by process id.
 
-Its own process, so that it outlives a launcher that detaches (Ctrl-C) and cleans up after one that crashes: the
-launcher holds a connection to the control socket, and a connection that closes without ``detach`` stops everything.
+Its own process, so that it outlives a launcher that detaches (Ctrl-C) and cleans up after one that crashes: it inherits
+one end of a connection whose other end the launcher holds, and if that closes without ``detach`` it stops everything.
 It is a child subreaper (prctl(2)): Python harnesses whose TaskManager was killed become its children, and end there.
 
-Control protocol: one JSON object a line on the unix socket ``control.sock`` of the run directory; requests
-``{"op": "attach" | "detach" | "status" | "stop"}`` and ``{"op": "scale", "workers": N}``, each answered by one object.
+Control protocol, on the inherited connection and on the unix socket ``control.sock`` of the run directory: one JSON
+object a line; requests ``{"op": "detach" | "status" | "stop"}`` and ``{"op": "scale", "workers": N}``, each answered by
+one object.
 """
 
 from __future__ import annotations
@@ -27,11 +28,9 @@ from typing import Any
 
 import psutil
 
-__all__ = ["CONTROL_SOCKET", "READY", "main", "newest_checkpoint"]
+__all__ = ["CONTROL_SOCKET", "main", "newest_checkpoint"]
 
 CONTROL_SOCKET = "control.sock"
-READY = b"ready\n"
-"""Written to standard output when the control socket accepts."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -62,6 +61,8 @@ class _Process:
 class _Supervisor:
     run_dir: Path
     spec: dict[str, Any]
+    launcher: socket.socket | None
+    """The launcher's connection, until it detaches."""
     processes: dict[int, _Process] = field(default_factory=dict)
     workers: int = 0
     started_workers: int = 0
@@ -69,7 +70,6 @@ class _Supervisor:
     restarts: int = 0
     error: str = ""
     stopping: bool = False
-    attached: set[socket.socket] = field(default_factory=set)
 
     # Processes
 
@@ -169,12 +169,10 @@ class _Supervisor:
 
     # Control
 
-    def answer(self, connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request:
-            case {"op": "attach"}:
-                self.attached.add(connection)
             case {"op": "detach"}:
-                self.attached.discard(connection)
+                self.launcher = None
             case {"op": "scale", "workers": int(workers)} if workers >= 1:
                 self.scale(workers)
             case {"op": "stop"}:
@@ -198,12 +196,12 @@ class _Supervisor:
         except OSError:
             data = b""
         if not data:
-            if connection in self.attached:
+            if connection is self.launcher:
                 self.stopping = True  # the launcher crashed: nobody will look after this cluster
             return False
         for line in data.splitlines():
             try:
-                reply = self.answer(connection, json.loads(line))
+                reply = self.answer(json.loads(line))
             except ValueError as error:
                 reply = {"error": str(error)}
             with contextlib.suppress(OSError):
@@ -224,10 +222,10 @@ class _Supervisor:
         with selectors.DefaultSelector() as selector:
             selector.register(read_signals, selectors.EVENT_READ)
             selector.register(listener, selectors.EVENT_READ)
+            if self.launcher is not None:
+                selector.register(self.launcher, selectors.EVENT_READ)
             self.start("jobmanager")
             self.scale(self.spec["workers"])
-            sys.stdout.buffer.write(READY)
-            sys.stdout.flush()
             while not self.stopping:
                 for key, _ in selector.select():
                     if key.fileobj is listener:
@@ -257,12 +255,16 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Supervise the cluster that ``cluster.json`` in the given run directory describes."""
-    run_dir = Path(sys.argv[1])
+    """Supervise the cluster that ``cluster.json`` in a run directory describes.
+
+    Arguments: the run directory, and the file descriptor of the launcher's connection.
+    """
+    run_dir, launcher = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    launcher.set_inheritable(False)
     os.chdir(run_dir)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     spec = json.loads((run_dir / "cluster.json").read_text())
-    _Supervisor(run_dir, spec).run()
+    _Supervisor(run_dir, spec, launcher).run()
 
 
 if __name__ == "__main__":

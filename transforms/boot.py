@@ -10,7 +10,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
+import threading
+import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["LOG_DIR", "main"]
 
@@ -27,6 +34,20 @@ class _NoOptions(logging.Filter):
         )
 
 
+def _hung_up(error: object) -> bool:
+    """Whether this is how gRPC says that the runner has ended the connection: the job is over, or its TaskManager."""
+    import grpc
+
+    return isinstance(error, grpc.Call) and error.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+
+
+class _NoFarewells(logging.Filter):
+    """Drops the traceback that Beam's harness logs when the runner hangs up, which is the usual end."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and _hung_up(record.exc_info[1]))
+
+
 class _UsersOwn(logging.Filter):
     """Keeps what concerns the user: all of his own loggers, and warnings of Beam's."""
 
@@ -41,7 +62,23 @@ def _redirect_output(folder: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
     handler.addFilter(_UsersOwn())
+    handler.addFilter(_NoFarewells())
     logging.getLogger().addHandler(handler)
+
+
+def _or_end(load: Callable[[str], None]) -> Callable[[str], None]:
+    """End this process when the main session cannot be loaded.
+
+    Beam's harness would say so to the first bundle only, and the runner would wait minutes for its data connection.
+    """
+
+    def load_or_end(folder: str) -> None:
+        try:
+            load(folder)
+        except Exception as cause:
+            raise SystemExit("The main session (--save_main_session) cannot be loaded by the worker.") from cause
+
+    return load_or_end
 
 
 def main() -> None:
@@ -86,9 +123,22 @@ def main() -> None:
 
     from apache_beam.runners.worker import sdk_worker_main
 
+    others = threading.excepthook
+    threading.excepthook = lambda args: None if _hung_up(args.exc_value) else others(args)
     for talker in (sdk_worker_main.__name__, "apache_beam.options.pipeline_options"):
         logging.getLogger(talker).addFilter(_NoOptions())
-    sdk_worker_main.main([])
+    sdk_worker_main._load_main_session = _or_end(sdk_worker_main._load_main_session)  # noqa: SLF001 - no other way in
+    code = 0
+    try:
+        sdk_worker_main.main([])
+    except BaseException as error:  # noqa: BLE001 - the end of this process, whatever it is
+        if not _hung_up(error):
+            code = 1
+            traceback.print_exc()
+    # Beam's harness leaves threads that wait for the runner, as the runner waits for this process to end.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ class ExactJob:
                 vertices = flink_rest.vertices(self.job.flink(), self.job.job_id)
             except flink_rest.FlinkError:
                 return False
-            return max((v.parallelism for v in vertices), default=0) == parallelism and {v.status for v in vertices} == {"RUNNING"}
+            widest = max((v.parallelism for v in vertices), default=0)  # Flink shows none of a job that initializes
+            return widest == parallelism and {v.status for v in vertices} == {"RUNNING"}
 
         self.await_that(runs)
 

@@ -34,6 +34,26 @@ BROKEN = """
             p | beam.Create([1, 0]) | "Divide it" >> beam.Map(divide)
 """
 
+UNLOADABLE = """
+    import os, sys
+    import apache_beam as beam
+    import beam_k8s
+
+    class OnlyHere:
+        def __reduce__(self):
+            return load, (os.getpid(),)
+
+    def load(pid):
+        if pid != os.getpid():
+            raise ImportError("not on this worker")
+        return OnlyHere()
+
+    only_here = OnlyHere()
+    if __name__ == "__main__":
+        with beam.Pipeline(argv=[*sys.argv, "--save_main_session"]) as p:
+            p | beam.Create([1]) | beam.Map(lambda x: x + 1)
+"""
+
 FLAGS = ["--runner=FlinkK8s", "--k8s_target=local"]
 
 
@@ -88,17 +108,23 @@ def test_ctrl_c_detaches_and_cancel_stops_the_job_and_all_its_processes(launch):
     assert "no job forever runs on this machine" in again.stderr
 
 
-@pytest.mark.parametrize("victim", ["launcher", "supervisor"])
+@pytest.mark.parametrize("victim", ["launcher", "supervisor", "launcher that just starts"])
 def test_nothing_outlives_a_launcher_or_supervisor_that_was_killed(launch, victim):
     run = launch(FOREVER, "--job_name=crash")
-    run.await_output("crash is RUNNING")
-    run.await_output(r"\[worker \d+\] tick")
-    processes = run.processes()
-    if victim == "launcher":
-        run.process.kill()
+    if victim == "launcher that just starts":
+        run.await_output("crash starts")
+        while not (processes := run.of_role("supervisor")):
+            assert run.process.poll() is None
     else:
+        run.await_output("crash is RUNNING")
+        run.await_output(r"\[worker \d+\] tick")
+        processes = run.processes()
+    if victim == "supervisor":
         run.of_role("supervisor")[0].kill()
+    else:
+        run.process.kill()
     await_gone(processes)
+    assert not run.processes()
     assert run.wait() != 0
 
 
@@ -111,14 +137,24 @@ def test_a_failing_dofn_shows_its_traceback_and_leaves_nothing_running(launch):
     assert not run.processes()
 
 
+def test_a_main_session_that_the_worker_cannot_load_fails_the_job_and_says_why(launch):
+    run = launch(UNLOADABLE, "--job_name=unloadable")
+    assert run.wait() == 1
+    assert "ImportError: not on this worker" in run.output
+    assert "The main session (--save_main_session) cannot be loaded by the worker." in run.output
+    assert "JobFailed: job unloadable ended in state FAILED" in run.output
+    assert not run.processes()
+
+
 def test_workers_come_and_go_by_scale(launch):
     run = launch(FOREVER, "--job_name=scaled")
     run.await_output("scaled is RUNNING")
-    control = Control(run.run_dirs[0])
+    control = Control.of_run(run.run_dirs[0])
     assert len(control.ask(op="scale", workers=3)["taskmanagers"]) == 3
     leaving = run.of_role("TaskManagerRunner")
     assert len(leaving) == 3
     assert len(control.ask(op="scale", workers=1)["taskmanagers"]) == 1
     await_gone(leaving[1:])
     assert len(run.of_role("TaskManagerRunner")) == 1
+    assert "Traceback" not in run.output
     control.close()
