@@ -44,20 +44,48 @@ def task_managers(job):
     return [psutil.Process(pid) for pid in job.job.control.ask(op="status")["taskmanagers"]]
 
 
-@pytest.mark.parametrize("victim", ["taskmanager", "harness"])
-def test_kill_9_of_a_task_manager_or_a_python_harness(scene, victim):
+def kill(job, victim, chance):
+    """End one of the job's TaskManagers, or one of their Python harnesses."""
+    chosen = chance.choice(task_managers(job))
+    if victim == "harness":
+        chosen = chance.choice(chosen.children())
+    os.kill(chosen.pid, signal.SIGKILL)
+    chosen.wait(30)
+
+
+@pytest.fixture
+def chance():
     seed = random.randrange(2**32)
     print(f"seed {seed}")
+    return random.Random(seed)
+
+
+@pytest.mark.parametrize("victim", ["taskmanager", "harness"])
+def test_kill_9_of_a_task_manager_or_a_python_harness(scene, victim, chance):
     start, producer = scene
     job = start("--num_workers=2")
     job.await_parallelism(4)
     job.await_checkpoints()
-    chosen = random.Random(seed).choice(task_managers(job))
-    if victim == "harness":
-        chosen = random.Random(seed).choice(chosen.children())
-    os.kill(chosen.pid, signal.SIGKILL)
-    chosen.wait(30)
+    kill(job, victim, chance)
     job.await_parallelism(4)
+    job.await_checkpoints()
+    finish(job, producer)
+
+
+@pytest.mark.slow
+def test_two_dozen_kills_and_rescales(scene, chance):
+    start, producer = scene
+    job, workers = start("--num_workers=2"), 2
+    for _ in range(24):
+        job.await_parallelism(2 * workers)
+        job.await_checkpoints()
+        what = chance.choice(["taskmanager", "harness", "scale"])
+        if what == "scale":
+            workers = chance.choice([n for n in (1, 2, 3) if n != workers])
+            job.job.scale(workers)
+        else:
+            kill(job, what, chance)
+    job.await_parallelism(2 * workers)
     job.await_checkpoints()
     finish(job, producer)
 
