@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "resolve"]
 
-_MACHINE_TYPE = re.compile(r"n1-(standard|highmem|highcpu)-(\d+)")
+_MACHINE_TYPE = re.compile(r"n1-(standard|highmem|highcpu)-([1-9]\d*)")
 
 _SHORTEST_INTERVAL = 100
 """Milliseconds; a bundle ends with each checkpoint."""

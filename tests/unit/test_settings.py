@@ -76,3 +76,13 @@ def test_a_name_is_a_dns_label_or_is_refused_with_one_that_is(name):
     assert name[0].isalpha()
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert not name.endswith("-")
+
+
+def test_kubernetes_is_not_offered_before_it_works():
+    with pytest.raises(ConfigError, match="--k8s_target=kubernetes is not available"):
+        resolve({"job_name": "flights", "k8s_storage": "s3://bucket/beam"}, {}, {})
+
+
+def test_a_worker_has_at_least_one_vcpu():
+    with pytest.raises(ConfigError, match="--machine_type=n1-standard-0"):
+        resolve(LOCAL | {"machine_type": "n1-standard-0"}, {}, {})
