@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import astuple, dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from beam_k8s.settings import Settings
 
-__all__ = ["TaskManagerMemory", "java_options", "job_conf", "reactive_conf"]
+__all__ = ["TaskManagerMemory", "cluster_conf", "java_options", "job_conf", "kubernetes_conf", "reactive_conf"]
 
 MIB = 1 << 20
+JAVA_OPTIONS = "env.java.opts.all"
+PROMETHEUS_PORT = 9249
+"""Flink's own default port of the reporter."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskManagerMemory:
-    """Memory of one TaskManager's JVM in MiB, every component given: Flink then derives nothing, so the JVM can be
+    """Memory of one TaskManager in MiB, every component given: Flink then derives nothing, so the JVM can be
     started without asking Flink's start scripts first (a second JVM, half a second a start).
 
     Source of the components: Flink documentation, "Set up TaskManager Memory".
@@ -31,6 +34,34 @@ class TaskManagerMemory:
     """Sort buffers of batch jobs; RocksDB where it is chosen."""
     metaspace: int = 256
     overhead: int = 192
+    """Of the JVM: threads' stacks, code. 192 is Flink's own minimum."""
+    python: int = 0
+    """Python harnesses of the same container; 0 where the container's limit does not count them (local)."""
+
+    @classmethod
+    def of_pod(cls, total: int) -> Self:
+        """Divide the memory of a pod, in MiB, at least 2048.
+
+        Half is Python's. The JVM's half gives its small parts a 16th each, and the heap what remains (a hashmap state
+        backend keeps state there). Metaspace: a job used 80 MB over any number of rescales, with the jar in lib/.
+        """
+        jvm = total - total // 2
+        part = jvm // 16
+        parts = cls(
+            task_heap=0,
+            task_off_heap=part,
+            network=part,
+            managed=part,
+            metaspace=192,
+            overhead=max(192, jvm // 10),
+            python=total // 2,
+        )
+        return replace(parts, task_heap=total - parts.total)
+
+    @property
+    def total(self) -> int:
+        """MiB of the process, or of the pod."""
+        return sum(astuple(self))
 
     def conf(self) -> dict[str, str]:
         """The Flink settings that say so."""
@@ -43,8 +74,9 @@ class TaskManagerMemory:
             "taskmanager.memory.network.max": f"{self.network}m",
             "taskmanager.memory.managed.size": f"{self.managed}m",
             "taskmanager.memory.jvm-metaspace.size": f"{self.metaspace}m",
-            "taskmanager.memory.jvm-overhead.min": f"{self.overhead}m",
-            "taskmanager.memory.jvm-overhead.max": f"{self.overhead}m",
+            # Flink never allocates its overhead: what stands here is kept free for Python.
+            "taskmanager.memory.jvm-overhead.min": f"{self.overhead + self.python}m",
+            "taskmanager.memory.jvm-overhead.max": f"{self.overhead + self.python}m",
         }
 
     def jvm_flags(self) -> list[str]:
@@ -126,13 +158,63 @@ def job_conf(settings: Settings) -> dict[str, str]:
     return conf
 
 
-def reactive_conf() -> dict[str, str]:
-    """An application cluster that always uses all TaskManagers it has; scaling is adding and removing them."""
+def cluster_conf() -> dict[str, str]:
+    """What every cluster of ours has, whichever jobs it runs."""
     return {
+        # A failed main becomes a FAILED job that can be asked for its exception.
+        "execution.submit-failed-job-on-application-error": "true",
+        # gRPC's threads outlive a job and keep its class loader (empty: our classes are in Flink's lib). Asking
+        # it for a service after the job's end must not fail; Beam's own clusters allow it too.
+        "classloader.check-leaked-classloader": "false",
+    }
+
+
+def kubernetes_conf(settings: Settings, folder: str, memory: TaskManagerMemory) -> dict[str, str]:
+    """What ``job_conf`` leaves to the target, for pods that the operator starts.
+
+    The operator itself sets addresses, ports, names, the job's id and, from ``resource.memory``, the process sizes.
+
+    Args:
+        settings: what the user asked for.
+        folder: URL of the job's own folder, which no other job of any namespace has.
+        memory: of a TaskManager's pod.
+    """
+    # Flink derives the heap from the pod's memory: a user who changes another part changes the heap with it.
+    parts = {key: value for key, value in memory.conf().items() if key != "taskmanager.memory.task.heap.size"}
+    conf = cluster_conf() | parts
+    conf |= {
+        # A new JobManager takes the job over from its last checkpoint; upgrades without a savepoint need it too.
+        "high-availability.type": "kubernetes",
+        "high-availability.storageDir": f"{folder}/ha",
+        "state.checkpoints.dir": f"{folder}/checkpoints",
+        "state.savepoints.dir": f"{folder}/savepoints",
+        # Flink's default configuration has them, but the operator mounts one of its own over it.
+        JAVA_OPTIONS: " ".join(java_options()),
+        "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
+        "metrics.reporter.prom.port": str(PROMETHEUS_PORT),
+    }
+    if settings.streaming:
+        # No resource-wait-timeout: a reactive job then waits for its first pod as long as the cluster needs for a node.
+        conf |= reactive_conf(resource_wait=None)
+        # A deleted job can be started again where it stopped. The operator deletes it only once the savepoint is taken,
+        # so one that cannot run must be told otherwise first.
+        conf["kubernetes.operator.job.savepoint-on-deletion"] = "true"
+    return conf
+
+
+def reactive_conf(resource_wait: str | None = "5 min") -> dict[str, str]:
+    """An application cluster that always uses all TaskManagers it has; scaling is adding and removing them.
+
+    Args:
+        resource_wait: how long to wait for the first slots before the job fails; None: for ever.
+    """
+    conf = {
         "scheduler-mode": "reactive",
         "jobmanager.scheduler": "adaptive",
         # How long to wait for more slots once there are enough to run: pods and processes that start together.
         "jobmanager.adaptive-scheduler.resource-stabilization-timeout": "1 s",
-        "jobmanager.adaptive-scheduler.resource-wait-timeout": "5 min",
         "jobmanager.adaptive-scheduler.scaling-interval.min": "1 s",
     }
+    if resource_wait is not None:
+        conf["jobmanager.adaptive-scheduler.resource-wait-timeout"] = resource_wait
+    return conf

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import beam_k8s
 from beam_k8s.errors import BeamK8sError, ConfigError, FlinkError, LocalClusterError
-from beam_k8s.flink_conf import TaskManagerMemory, java_options, reactive_conf
+from beam_k8s.flink_conf import TaskManagerMemory, cluster_conf, java_options, reactive_conf
 from beam_k8s.launcher import flink_rest, supervisor
 from beam_k8s.launcher.flink_rest import ArchivedFlink, FlinkReads, FlinkRest
 from beam_k8s.launcher.target import Observation
+from beam_k8s.spec import JOB_MAIN
 from beam_k8s.states import TERMINAL, pipeline_state
 from beam_k8s.versions import JAVA
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Control", "LocalTarget", "SessionCluster", "preflight", "runner_jar", "running_jobs"]
 
-JOB_MAIN = "org.beamk8s.runner.JobMain"
 _APPLICATION = "org.apache.flink.container.entrypoint.StandaloneApplicationClusterEntryPoint"
 _SESSION = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -405,13 +405,9 @@ def _cluster_conf(run_dir: Path, storage: str) -> dict[str, str]:
         "state.checkpoints.dir": storage,
         "state.savepoints.dir": storage,
         "jobmanager.archive.fs.dir": f"file://{run_dir}/archive",
-        # A failed main becomes a FAILED job that can be asked for its exception.
-        "execution.submit-failed-job-on-application-error": "true",
         "metrics.fetcher.update-interval": "1000",
-        # gRPC's threads outlive a job and keep its class loader (empty: our classes are in Flink's lib). Asking
-        # it for a service after the job's end must not fail; Beam's own clusters allow it too.
-        "classloader.check-leaked-classloader": "false",
         "taskmanager.cpu.cores": "1",  # Flink's scripts would ask the system; on one machine it decides nothing
+        **cluster_conf(),
         **TaskManagerMemory().conf(),
     }
 
