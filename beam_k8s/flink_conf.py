@@ -115,19 +115,18 @@ def java_options() -> list[str]:
     ]
 
 
-def job_conf(settings: Settings) -> dict[str, str]:
-    """The Flink settings of one job on any target; addresses, ports and folders are the target's to add."""
+def job_conf(settings: Settings, *, unbounded: bool) -> dict[str, str]:
+    """The Flink settings of one job on any target; addresses, ports and folders are the target's to add.
+
+    Args:
+        settings: what the user asked for.
+        unbounded: whether the pipeline reads for ever (``graph.is_unbounded``).
+    """
     conf = {
         "taskmanager.numberOfTaskSlots": str(settings.slots),
         "parallelism.default": str(settings.workers * settings.slots),
         # A source is capped at its partitions: without this, a step chained to it would be capped with it.
         "pipeline.operator-chaining.chain-operators-with-different-max-parallelism": "false",
-        # A job that was killed starts again at once, and waits longer each time it fails soon after.
-        "restart-strategy.type": "exponential-delay",
-        "restart-strategy.exponential-delay.initial-backoff": "500 ms",
-        "restart-strategy.exponential-delay.max-backoff": "30 s",
-        "restart-strategy.exponential-delay.backoff-multiplier": "2.0",
-        "restart-strategy.exponential-delay.reset-backoff-threshold": "5 min",
         # A lost TaskManager is noticed in seconds, not in Flink's 50 s.
         "heartbeat.interval": "2000",
         "heartbeat.timeout": "10000",
@@ -137,8 +136,13 @@ def job_conf(settings: Settings) -> dict[str, str]:
     }
     if settings.streaming:
         conf |= {
-            # Python failures repeat: give up after some tries so that the user sees the traceback.
-            "restart-strategy.exponential-delay.attempts-before-reset-backoff": "10",
+            # A job that failed starts again at once, and waits longer each time it fails within a minute, in which it
+            # should have taken some checkpoints.
+            "restart-strategy.type": "exponential-delay",
+            "restart-strategy.exponential-delay.initial-backoff": "500 ms",
+            "restart-strategy.exponential-delay.max-backoff": "30 s",
+            "restart-strategy.exponential-delay.backoff-multiplier": "2.0",
+            "restart-strategy.exponential-delay.reset-backoff-threshold": "1 min",
             "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_millis} ms",
             "execution.checkpointing.mode": "EXACTLY_ONCE",
             "execution.checkpointing.max-concurrent-checkpoints": "1",
@@ -151,10 +155,19 @@ def job_conf(settings: Settings) -> dict[str, str]:
             "state.storage.fs.memory-threshold": "1mb",
             "state.backend.type": "hashmap",
         }
+        if not unbounded:
+            # Somebody waits for its end. A job that reads for ever never gives up, as on Dataflow: a night of drained
+            # nodes must not end it, and each failure is reported.
+            conf["restart-strategy.exponential-delay.attempts-before-reset-backoff"] = "10"
         if settings.checkpointing_interval > 0:
             conf["execution.checkpointing.interval"] = f"{settings.checkpointing_interval} ms"
     else:
-        conf |= {"restart-strategy.type": "none"}
+        # A lost worker does not end a batch job. Dataflow's four tries.
+        conf |= {
+            "restart-strategy.type": "fixed-delay",
+            "restart-strategy.fixed-delay.attempts": "3",
+            "restart-strategy.fixed-delay.delay": "500 ms",
+        }
     return conf
 
 

@@ -86,6 +86,6 @@ def make_plan(
             "job_name": settings.job_name,
             "sdk_worker_parallelism": settings.python_workers,
         },
-        flink_conf=job_conf(settings) | settings.flink_conf,
+        flink_conf=job_conf(settings, unbounded=unbounded) | settings.flink_conf,
         sources=sources,
     )

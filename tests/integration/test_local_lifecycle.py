@@ -54,6 +54,23 @@ UNLOADABLE = """
             p | beam.Create([1]) | beam.Map(lambda x: x + 1)
 """
 
+SLOW_BATCH = """
+    import sys
+    import apache_beam as beam
+    import beam_k8s
+
+    def slowly(x):
+        import time
+        print("at", x, flush=True)
+        time.sleep(0.2)
+        return x
+
+    if __name__ == "__main__":
+        with beam.Pipeline(argv=sys.argv) as p:
+            numbers = p | beam.Create(range(20)) | beam.Map(slowly)
+            numbers | beam.CombineGlobally(sum) | beam.Map(lambda n: print("sum", n))
+"""
+
 FLAGS = ["--runner=FlinkK8s", "--k8s_target=local"]
 
 
@@ -134,6 +151,17 @@ def test_a_failing_dofn_shows_its_traceback_and_leaves_nothing_running(launch):
     assert "in divide" in run.output
     assert "ZeroDivisionError: integer division or modulo by zero [while running 'Divide it" in run.output
     assert "JobFailed: job broken ended in state FAILED" in run.output
+    assert not run.processes()
+
+
+def test_a_batch_job_survives_a_worker_that_was_killed(launch):
+    run = launch(SLOW_BATCH, "--job_name=slow-batch")
+    run.await_output(r"\[worker \d+\] at \d")
+    (worker,) = run.of_role("TaskManagerRunner")
+    worker.kill()
+    assert run.wait() == 0, run.output
+    assert "slow-batch restarts after a failure" in run.output
+    assert "sum 190" in run.output
     assert not run.processes()
 
 

@@ -34,7 +34,7 @@ def pod_conf(machine_type, cpu=None):
     settings = Settings(job_name="flights", streaming=True, machine_type=machine_type)
     _, memory = worker_size(machine_type, cpu)
     pod = TaskManagerMemory.of_pod(memory)
-    conf = job_conf(settings) | kubernetes_conf(settings, "s3://bucket/flights", pod)
+    conf = job_conf(settings, unbounded=settings.streaming) | kubernetes_conf(settings, "s3://bucket/flights", pod)
     return pod, conf | {"taskmanager.memory.process.size": f"{memory}m"}
 
 

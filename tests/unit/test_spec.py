@@ -25,7 +25,7 @@ def request_of(settings, **given):
         "namespace": "team-a",
         "job_id": HEX * 2,
         "image": f"registry.example.com/flights@sha256:{HEX * 4}",
-        "flink_conf": job_conf(settings) | settings.flink_conf,
+        "flink_conf": job_conf(settings, unbounded=settings.streaming) | settings.flink_conf,
         "options": "{}",
     }
     return DeploymentRequest(**facts | given)
