@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from beam_k8s.settings import Settings
 
-__all__ = ["TaskManagerMemory", "cluster_conf", "java_options", "job_conf", "kubernetes_conf", "reactive_conf"]
+__all__ = [
+    "TaskManagerMemory",
+    "cluster_conf",
+    "is_secret",
+    "java_options",
+    "job_conf",
+    "kubernetes_conf",
+    "reactive_conf",
+]
 
 MIB = 1 << 20
 JAVA_OPTIONS = "env.java.opts.all"
 PROMETHEUS_PORT = 9249
 """Flink's own default port of the reporter."""
+_SECRET = re.compile(
+    r"(?!kubernetes\.|security\.delegation\.).*(password|secret|access[.-]key|fs\.azure\.account\.key|apikey"
+    r"|auth-params|service-key|token|basic-auth|jaas\.config|http-headers)",
+    re.IGNORECASE,
+)
+
+
+def is_secret(key: str) -> bool:
+    """Whether a Flink setting holds a secret.
+
+    Flink's own list of settings whose values it hides (GlobalConfiguration.SENSITIVE_KEYS), and access keys. Settings
+    of the two prefixes name secrets, they hold none.
+    """
+    return _SECRET.match(key) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from beam_k8s.crd import (
     TaskManagerSpec,
 )
 from beam_k8s.errors import BeamK8sError, ConfigError
-from beam_k8s.flink_conf import JAVA_OPTIONS, PROMETHEUS_PORT, TaskManagerMemory, kubernetes_conf
+from beam_k8s.flink_conf import JAVA_OPTIONS, PROMETHEUS_PORT, TaskManagerMemory, is_secret, kubernetes_conf
 from beam_k8s.versions import FLINK
 
 if TYPE_CHECKING:
@@ -63,14 +63,6 @@ _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _STORAGE = re.compile(r"[a-z][a-z0-9]*://[^/]*(/.*)?")
 _OPERATORS_OWN = ("kubernetes.namespace", "kubernetes.cluster-id", "high-availability.cluster-id")
-_SECRET_SETTING = re.compile(
-    r"(?!kubernetes\.|security\.delegation\.).*(password|secret|access[.-]key|fs\.azure\.account\.key|apikey"
-    r"|auth-params|service-key|token|basic-auth|jaas\.config|http-headers)",
-    re.IGNORECASE,
-)
-"""Flink's own list of settings whose values it hides (GlobalConfiguration.SENSITIVE_KEYS), and access keys. Settings
-of the two prefixes name secrets, they hold none."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentRequest:
@@ -286,7 +278,7 @@ def _errors(settings: Settings, request: DeploymentRequest) -> list[BeamK8sError
     for key in request.flink_conf:
         check(key not in _OPERATORS_OWN, f"--k8s_flink_conf={key} is refused: the operator sets it.", "Leave it out.")
         check(
-            not _SECRET_SETTING.match(key),
+            not is_secret(key),
             f"--k8s_flink_conf={key} is refused: everyone who may read the FlinkDeployment would read the secret.",
             "Give the pods their rights through the service account (workload identity).",
         )

@@ -16,6 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing, suppress
 from importlib.util import find_spec
@@ -33,6 +34,8 @@ from beam_k8s.states import TERMINAL, pipeline_state
 from beam_k8s.versions import JAVA
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from beam_k8s.launcher.plan import SubmitPlan
     from beam_k8s.settings import Settings
 
@@ -44,6 +47,8 @@ _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _FREE_BYTES = 256 << 20
 """What a run may need at once for logs, shuffles and checkpoints before it even works."""
 _OPTIONS_FILE = "job/options.json"
+_SESSION_FILE = "session.json"
+"""In the run directory of a job in a session cluster: where it runs."""
 _START_SECONDS = 120
 _END_SECONDS = 30
 
@@ -74,7 +79,7 @@ logger.pekko.level = WARN
 def preflight(settings: Settings) -> list[BeamK8sError]:
     """All that would keep the local target from working, found without starting anything."""
     errors: list[BeamK8sError] = []
-    for check in (_check_java, _check_jars, _check_ports, _check_folders, _check_session):
+    for check in (_check_java, _check_jars, _check_conf, _check_ports, _check_folders, _check_session):
         try:
             check(settings)
         except BeamK8sError as error:
@@ -126,6 +131,18 @@ def runner_jar() -> Path:
 def _check_jars(_: Settings) -> None:
     _flink_lib()
     runner_jar()
+
+
+def _check_conf(settings: Settings) -> None:
+    key = "jobmanager.archive.fs.dir"
+    if key in settings.flink_conf:
+        raise ConfigError(
+            f"--k8s_flink_conf={key}={settings.flink_conf[key]} is refused: the local target looks in a folder of its "
+            "own for what Flink leaves of an ended job.",
+            hint="Leave it out.",
+        )
+    for role in ("taskmanager", "jobmanager"):
+        _memory_flags(role, _memory_conf(settings.flink_conf))
 
 
 def _check_ports(settings: Settings) -> None:
@@ -242,11 +259,17 @@ def running_jobs() -> list[tuple[str, Path]]:
     runs = _runs()
     if not runs.is_dir():
         return []
-    return [
-        (entry.name.rpartition("-")[0], entry.resolve())
-        for entry in sorted(runs.iterdir())
-        if (entry / supervisor.CONTROL_SOCKET).exists()
-    ]
+    return [(entry.name.rpartition("-")[0], entry.resolve()) for entry in sorted(runs.iterdir()) if _runs_there(entry)]
+
+
+def _runs_there(run_dir: Path) -> bool:
+    if (session := _Session.of_run(run_dir)) is not None:
+        return session.is_running()
+    try:
+        with closing(Control.of_run(run_dir)):
+            return True
+    except OSError:  # no socket, or one that a supervisor left that was killed
+        return False
 
 
 class Control:
@@ -292,20 +315,21 @@ class Control:
 class _Cluster:
     """A supervised Flink cluster in a run directory."""
 
-    def __init__(self, run_dir: Path, conf: dict[str, str], main: list[str], *, workers: int, checkpoints: str) -> None:
+    def __init__(self, run_dir: Path, conf: dict[str, str], main: list[str], *, workers: int, **spec: Any) -> None:
         self.run_dir = run_dir
         self.rest = FlinkRest(f"http://127.0.0.1:{conf['rest.port']}", timeout=10)
         (run_dir / "conf").mkdir()
         text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in sorted(conf.items()))
         _write_private(run_dir / "conf" / "config.yaml", text)  # may hold the storage's credentials
         (run_dir / "conf" / "log4j.properties").write_text(_LOG4J)
-        memory = TaskManagerMemory()
-        spec = {
-            # The JobManager compiles little and lives for one job: the cheap compiler starts it faster.
-            "jobmanager": self._jvm(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"], main),
-            "taskmanager": self._jvm(memory.jvm_flags(), [_TASK_MANAGER, "-D", "taskmanager.resource-id=@NAME@"]),
+        # The JobManager compiles little and lives for one job: the cheap compiler starts it faster.
+        job_manager = [*_memory_flags("jobmanager", conf), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+        spec |= {
+            "jobmanager": self._jvm(job_manager, main),
+            "taskmanager": self._jvm(
+                _memory_flags("taskmanager", conf), [_TASK_MANAGER, "-D", "taskmanager.resource-id=@NAME@"]
+            ),
             "workers": workers,
-            "checkpoints": checkpoints,
             "secret_files": [_OPTIONS_FILE, "conf/config.yaml"],
         }
         (run_dir / "cluster.json").write_text(json.dumps(spec))
@@ -329,6 +353,7 @@ class _Cluster:
         try:
             self.control.ask(op="status")  # answered when it has started the processes
         except LocalClusterError as cause:
+            self.control.close()  # it ends, if it is there
             self.process.wait()
             text = (run_dir / "logs" / "supervisor.log").read_text()
             raise LocalClusterError(f"the supervisor did not start:\n{text}") from cause
@@ -368,8 +393,12 @@ class _Cluster:
 
     def error(self) -> str:
         """Why the cluster gave up, if it did."""
-        file = self.run_dir / "error"
+        file = self.run_dir / supervisor.ERROR_FILE
         return file.read_text() if file.exists() else ""
+
+    def was_stopped(self) -> bool:
+        """Whether somebody asked for the end of the cluster, and with it of its job."""
+        return (self.run_dir / supervisor.STOPPED_FILE).exists()
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -389,7 +418,8 @@ def _free_ports(count: int) -> list[int]:
     return free
 
 
-def _cluster_conf(run_dir: Path, storage: str) -> dict[str, str]:
+def _cluster_conf(run_dir: Path, storage: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Flink's configuration: what this target must add, under what is given."""
     rpc, rest = _free_ports(2)
     return {
         "jobmanager.rpc.address": "127.0.0.1",
@@ -408,8 +438,60 @@ def _cluster_conf(run_dir: Path, storage: str) -> dict[str, str]:
         "metrics.fetcher.update-interval": "1000",
         "taskmanager.cpu.cores": "1",  # Flink's scripts would ask the system; on one machine it decides nothing
         **cluster_conf(),
-        **TaskManagerMemory().conf(),
+        **given,
+        **_memory_conf(given),
     }
+
+
+def _memory_conf(given: Mapping[str, str]) -> dict[str, str]:
+    """The memory settings: ours, under the given ones of both roles."""
+    conf = TaskManagerMemory().conf()
+    if {"taskmanager.memory.process.size", "taskmanager.memory.flink.size"} & given.keys():
+        del conf["taskmanager.memory.task.heap.size"]  # it is what the other parts leave of the total
+    return conf | {key: value for key, value in given.items() if ".memory." in key}
+
+
+def _memory_flags(role: str, conf: Mapping[str, str]) -> list[str]:
+    """The memory flags of a JVM: known, or by Flink's own reckoning where the user gave another size.
+
+    Args:
+        role: ``taskmanager`` or ``jobmanager``.
+        conf: of Flink, with the memory settings.
+
+    Raises:
+        ConfigError: Flink cannot make sense of the sizes.
+    """
+    ours = TaskManagerMemory()
+    sizes = {key: value for key, value in conf.items() if key.startswith(f"{role}.memory.")}
+    if sizes == (ours.conf() if role == "taskmanager" else {}):
+        return ours.jvm_flags() if role == "taskmanager" else ["-Xmx512m"]
+    lib = _flink_lib()
+    tool = [lib.parent / "bin" / "bash-java-utils.jar", *lib.glob("flink-dist-*.jar")]
+    with tempfile.TemporaryDirectory(prefix="beam-k8s-") as folder:
+        (Path(folder) / "config.yaml").write_text("".join(f"{key}: {json.dumps(sizes[key])}\n" for key in sizes))
+        done = subprocess.run(
+            [
+                *(_java(), "-XX:TieredStopAtLevel=1", "-cp", os.pathsep.join(map(str, tool))),
+                "org.apache.flink.runtime.util.bash.BashJavaUtils",
+                "GET_TM_RESOURCE_PARAMS" if role == "taskmanager" else "GET_JM_RESOURCE_PARAMS",
+                *("--configDir", folder),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    flags = re.search(r"^BASH_JAVA_UTILS_EXEC_RESULT:(.*)$", done.stdout, re.MULTILINE)
+    if flags is None:
+        why = re.findall(r"^.*?Exception: (.*)", done.stdout + done.stderr, re.MULTILINE)
+        raise ConfigError(
+            f"--k8s_flink_conf={role}.memory...: {why[-1] if why else done.stderr.strip()}",
+            hint="Name one size, for example "
+            + ("taskmanager.memory.task.heap.size=2g" if role == "taskmanager" else "jobmanager.memory.heap.size=1g"),
+        )
+    return flags[1].split()
+
+
+_NO_JOB = {"checkpoints": "", "job_id": "", "registered": "", "remove_when_done": False}
 
 
 class SessionCluster:
@@ -428,10 +510,8 @@ class SessionCluster:
         for folder in ("logs", "tmp", "archive"):
             (run_dir / folder).mkdir(parents=True)
         settings = {"taskmanager.numberOfTaskSlots": str(slots), **(conf or {})}
-        storage = f"file://{run_dir}/checkpoints"
-        self._cluster = _Cluster(
-            run_dir, _cluster_conf(run_dir, storage) | settings, [_SESSION], workers=workers, checkpoints=""
-        )
+        full = _cluster_conf(run_dir, f"file://{run_dir}/checkpoints", settings)
+        self._cluster = _Cluster(run_dir, full, [_SESSION], workers=workers, **_NO_JOB)
         self.address = self._cluster.rest.url.removeprefix("http://")
 
     def __enter__(self) -> Self:
@@ -511,7 +591,7 @@ class LocalTarget:
 
     def release(self, *, done: bool) -> None:
         """The job has ended: its files go with it if it is DONE, unless their folder was asked for by name."""
-        (self.run_dir / _OPTIONS_FILE).unlink(missing_ok=True)  # may hold secrets
+        _forget(self.run_dir)
         if done and not self._keep:
             self.remove()
         self._unregister()
@@ -546,7 +626,8 @@ class LocalTarget:
         ]
         savepoint = _restore_path(settings.savepoint_path) if settings.savepoint_path else None
         if settings.flink_master is not None:
-            rest = FlinkRest(_session_url(settings.flink_master), timeout=60)
+            url = _session_url(settings.flink_master)
+            rest = FlinkRest(url, timeout=60)
             job_id = rest.run(
                 JOB_MAIN,
                 arguments,
@@ -554,27 +635,28 @@ class LocalTarget:
                 savepoint=savepoint,
                 allow_non_restored=settings.allow_non_restored_state,
             )
+            (self.run_dir / _SESSION_FILE).write_text(json.dumps({"url": url, "job_id": job_id}))
             return LocalJob(self, settings, job_id, rest, None)
         storage = settings.storage or f"file://{self.run_dir}/checkpoints"
         if "://" not in storage:
             storage = f"file://{Path(storage).absolute()}"
         job_id = secrets.token_hex(16)
-        conf = _cluster_conf(self.run_dir, storage)
-        if settings.streaming:
-            conf |= reactive_conf()
-        conf |= plan.flink_conf
-        main = [_APPLICATION, "--job-id", job_id, "--job-classname", JOB_MAIN]
-        if savepoint:
-            main += ["--fromSavepoint", savepoint]
-            if settings.allow_non_restored_state:
-                main.append("--allowNonRestoredState")
+        reactive = reactive_conf() if settings.streaming else {}
+        conf = _cluster_conf(self.run_dir, storage, reactive | plan.flink_conf)
+        restore = ["--fromSavepoint", savepoint] if savepoint else []
+        if savepoint and settings.allow_non_restored_state:
+            restore.append("--allowNonRestoredState")
         local_storage = _local_path(storage)
         cluster = _Cluster(
             self.run_dir,
             conf,
-            [*main, *arguments],
+            [_APPLICATION, "--job-id", job_id, "--job-classname", JOB_MAIN, supervisor.RESTORE, *arguments],
             workers=settings.workers,
+            restore=restore,
             checkpoints=str(local_storage / job_id) if local_storage else "",
+            job_id=job_id,
+            registered=str(self._registered),
+            remove_when_done=not self._keep,
         )
         return LocalJob(self, settings, job_id, cluster.rest, cluster)
 
@@ -592,22 +674,35 @@ class LocalJob:
         self._rest = rest
         self._cluster = cluster
         self._detached = False
+        self._answered = time.monotonic()
 
     def observe(self) -> Observation:
         """See Job."""
         state = self._state(self._rest)
-        if self._cluster is not None and (state is None or state in TERMINAL):
+        if self._cluster is None:
+            return self._observe_session(state)
+        if state is None or state in TERMINAL:
             if state in TERMINAL:
                 self._cluster.wait()  # Flink ends by itself now, having written all there is to know of the job
             ended = not self._cluster.alive()  # asked before the archive is looked at: it is complete then
             archived = self._archived()
             if archived is not None:
                 state = self._state(archived)
+            elif ended and self._cluster.was_stopped():
+                state = "CANCELLED"
             elif ended:
                 return Observation("FAILED", self._cluster.error() or self._log_tail())
         if state is None:
             return Observation("STARTING", "waits for the JobManager")
-        return Observation(state, workers=0 if state in TERMINAL else self.workers())
+        return Observation(state)
+
+    def _observe_session(self, state: str | None) -> Observation:
+        if state is not None:
+            self._answered = time.monotonic()
+            return Observation(state)
+        if time.monotonic() - self._answered > _END_SECONDS:
+            return Observation("FAILED", f"the session cluster at {self._rest.url} is gone, and the job with it")
+        return Observation("STARTING", "waits for the session cluster")
 
     def _state(self, flink: FlinkReads) -> str | None:
         with suppress(FlinkError):
@@ -640,29 +735,25 @@ class LocalJob:
             raise ConfigError("a job in a session cluster cannot be scaled.", hint="Leave --flink_master out.")
         return self._cluster.control
 
-    def workers(self) -> int:
-        """TaskManager processes that run now."""
-        with suppress(LocalClusterError, ConfigError):
-            return len(self.control.ask(op="status")["taskmanagers"])
-        return 0
-
     def scale(self, workers: int) -> None:
         """See Job."""
         self.control.ask(op="scale", workers=workers)
 
     def stop(self) -> None:
         """See Job."""
-        with suppress(FlinkError):
+        if self._cluster is None:
+            _Session(self._rest, self.job_id).cancel()
+            return
+        with suppress(FlinkError):  # not up yet, or not any more
             self._rest.cancel(self.job_id)
-        if self._cluster is not None:
             self._cluster.wait()  # the JobManager leaves when the job is cancelled
-            self._cluster.stop()
+        self._cluster.stop()
 
     def detach(self) -> str:
         """See Job."""
         if self._cluster is not None and self._cluster.alive() and not self._detached:
             self._cluster.control.ask(op="detach")
-            self._detached = True
+        self._detached = True
         return f"beam-k8s cancel {self.name}"
 
     def close(self) -> None:
@@ -681,12 +772,61 @@ class LocalJob:
         return causes[-1] if causes else f"Flink ended early; see {self.run_dir}/logs"
 
 
+class _Session:
+    """A job in a session cluster, which no supervisor of its own looks after."""
+
+    def __init__(self, rest: FlinkRest, job_id: str) -> None:
+        self._rest = rest
+        self._job_id = job_id
+
+    @classmethod
+    def of_run(cls, run_dir: Path) -> Self | None:
+        """The job of a run, if it is one in a session cluster."""
+        try:
+            found = json.loads((run_dir / _SESSION_FILE).read_text())
+        except OSError:
+            return None
+        return cls(FlinkRest(found["url"], timeout=10), found["job_id"])
+
+    def is_running(self) -> bool:
+        """Whether the cluster knows it as a job that has not ended."""
+        try:
+            status = flink_rest.status(self._rest, self._job_id)
+        except FlinkError:
+            return False
+        return status is not None and pipeline_state(status) not in TERMINAL
+
+    def cancel(self) -> None:
+        """Cancel it and wait for its end.
+
+        Raises:
+            FlinkError: the cluster does not answer, or the job does not end.
+        """
+        if not self.is_running():
+            return
+        self._rest.cancel(self._job_id)
+        deadline = time.monotonic() + _END_SECONDS
+        while self.is_running():
+            if time.monotonic() > deadline:
+                raise FlinkError(f"job {self._job_id} at {self._rest.url} does not end after it was cancelled.")
+            time.sleep(0.1)
+
+
 def cancel(name: str) -> bool:
     """Cancel all jobs of this name on this machine and wait until they are gone; False if there is none."""
     found = [run_dir for job, run_dir in running_jobs() if job == name]
     for run_dir in found:
-        control = Control.of_run(run_dir)
-        with closing(control), suppress(LocalClusterError):
+        if (session := _Session.of_run(run_dir)) is not None:
+            session.cancel()
+            _forget(run_dir)
+            continue
+        with closing(Control.of_run(run_dir)) as control, suppress(LocalClusterError):
             control.ask(op="stop")
             control.ask(op="status")  # answered by the end of the connection: all is gone
     return bool(found)
+
+
+def _forget(run_dir: Path) -> None:
+    """Remove what an ended run must not leave: its options, which may hold secrets, and where it ran."""
+    for name in (_OPTIONS_FILE, _SESSION_FILE):
+        (run_dir / name).unlink(missing_ok=True)

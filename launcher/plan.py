@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s import graph
-from beam_k8s.flink_conf import job_conf
+from beam_k8s.flink_conf import is_secret, job_conf
 from beam_k8s.parallelism import SourcePlan, plan_source
 from beam_k8s.stripping import translator_options
 
@@ -40,18 +39,10 @@ class SubmitPlan:
             f"  {settings.workers} workers x {settings.slots} slots, {settings.python_workers} Python workers each",
             *(f"  {source.sentence()}" for source in self.sources),
             "Flink configuration:",
-            *(f"  {key}: {_shown(key, value)}" for key, value in sorted(self.flink_conf.items())),
+            *(f"  {key}: {'******' if is_secret(key) else value}" for key, value in sorted(self.flink_conf.items())),
             f"options for the Python harness only: {', '.join(sorted(self.harness_options)) or 'none'}",
         ]
         return "\n".join(lines)
-
-
-_SECRET = re.compile(r"password|secret|key$|token|credential", re.IGNORECASE)
-
-
-def _shown(key: str, value: str) -> str:
-    """A setting's value for people; Flink hides the same kind of keys in its own web pages."""
-    return "******" if _SECRET.search(key) else value
 
 
 def make_plan(

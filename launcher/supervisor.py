@@ -28,9 +28,15 @@ from typing import Any
 
 import psutil
 
-__all__ = ["CONTROL_SOCKET", "main", "newest_checkpoint"]
+__all__ = ["CONTROL_SOCKET", "ERROR_FILE", "RESTORE", "STOPPED_FILE", "main", "newest_checkpoint"]
 
 CONTROL_SOCKET = "control.sock"
+ERROR_FILE = "error"
+"""Why the supervisor gave up, if it did."""
+STOPPED_FILE = "stopped"
+"""There if somebody asked it to stop: the job was cancelled, whatever else it left."""
+RESTORE = "@RESTORE@"
+"""In the JobManager's arguments, where Flink's own end: what it starts from."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -80,8 +86,12 @@ class _Supervisor:
         if role == "taskmanager":
             self.started_workers += 1
             name = f"taskmanager-{self.started_workers}"
-        elif self.restarts and (checkpoint := self.newest()):
-            arguments += ["--fromSavepoint", f"file://{checkpoint}"]
+        elif RESTORE in arguments:
+            restore = self.spec["restore"]
+            if self.restarts and (checkpoint := self.newest()):
+                restore = ["--fromSavepoint", f"file://{checkpoint}"]
+            place = arguments.index(RESTORE)
+            arguments[place : place + 1] = restore
         arguments = [argument.replace("@NAME@", name) for argument in arguments]
         with (self.run_dir / "logs" / f"{name}.out").open("ab") as out:
             popen = subprocess.Popen(
@@ -177,6 +187,7 @@ class _Supervisor:
                 self.scale(workers)
             case {"op": "stop"}:
                 self.stopping = True
+                (self.run_dir / STOPPED_FILE).touch()
             case {"op": "status"}:
                 pass
             case _:
@@ -239,9 +250,29 @@ class _Supervisor:
                             os.read(read_signals, 4096)
                 self.reap()
         if self.error:
-            (self.run_dir / "error").write_text(self.error)
+            (self.run_dir / ERROR_FILE).write_text(self.error)
         self.stop()
         Path(CONTROL_SOCKET).unlink(missing_ok=True)
+        if self.launcher is None:
+            self.tidy_up()
+
+    def tidy_up(self) -> None:
+        """Do what the launcher of a run would do at its end: a detached one has none any more."""
+        if (link := Path(self.spec["registered"])).is_symlink():
+            link.unlink()
+        if self.spec["remove_when_done"] and self.has_finished():
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def has_finished(self) -> bool:
+        """Whether the job has ended well, by what Flink left of it."""
+        from beam_k8s.launcher import flink_rest
+
+        job_id = self.spec["job_id"]
+        try:
+            archive = flink_rest.ArchivedFlink(self.run_dir / "archive" / job_id)
+        except (OSError, ValueError):
+            return False
+        return flink_rest.status(archive, job_id) == "FINISHED"
 
 
 def _prctl(option: int, value: int) -> None:

@@ -23,8 +23,6 @@ class Observation:
     """Beam's PipelineState."""
     detail: str = ""
     """What it waits for, or why it failed; for people. May be empty."""
-    workers: int = 0
-    """TaskManagers that run now."""
 
 
 class Job(Protocol):

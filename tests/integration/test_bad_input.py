@@ -104,6 +104,8 @@ def test_no_permission_to_a_topic(refused, tmp_path_factory):
         ("--k8s_run_dir=/proc/run", "/proc"),
         ("--flink_master=127.0.0.1:1", "--flink_master=127.0.0.1:1: no Flink answers"),
         ("--flink_master=10.0.0.1:8081", "is not on this machine"),
+        ("--k8s_flink_conf=taskmanager.memory.process.size=10m", "--k8s_flink_conf=taskmanager.memory...: "),
+        ("--k8s_flink_conf=jobmanager.archive.fs.dir=file:///tmp/a", "--k8s_flink_conf=jobmanager.archive.fs.dir="),
         ("--requirements_file=/nonexistent.txt", "/nonexistent.txt"),
     ],
 )

@@ -5,6 +5,7 @@ import sys
 import textwrap
 
 import apache_beam as beam
+import psutil
 import pytest
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -122,6 +123,29 @@ def test_waiting_ends_with_time_and_cancel_is_final(options):
     assert result.cancel() == "CANCELLED"
     with pytest.raises(RuntimeError, match="ended in state CANCELLED"):
         result.wait_until_finish()
+
+
+def test_a_job_that_is_cancelled_while_it_starts_is_cancelled(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FlinkK8s", "--k8s_target=local", "--streaming"]))
+    pipeline | PeriodicImpulse(fire_interval=1) | beam.Map(lambda x: x)
+    result = pipeline.run()
+    assert result.state == "STARTING"
+    assert result.cancel() == "CANCELLED"
+
+
+def test_a_users_memory_settings_reach_the_jvm(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    flags = ["--runner=FlinkK8s", "--k8s_target=local", "--k8s_flink_conf=taskmanager.memory.task.heap.size=300m"]
+    pipeline = beam.Pipeline(options=PipelineOptions([*flags, "--streaming"]))
+    pipeline | PeriodicImpulse(fire_interval=1) | beam.Map(lambda x: x)
+    result = pipeline.run()
+    try:
+        (worker,) = result.job.control.ask(op="status")["taskmanagers"]
+        heap = next(flag for flag in psutil.Process(worker).cmdline() if flag.startswith("-Xmx"))
+    finally:
+        result.cancel()
+    assert int(heap.removeprefix("-Xmx")) == (300 + 128) << 20  # and Flink's own
 
 
 def test_the_users_traceback_is_taken_out_of_javas():

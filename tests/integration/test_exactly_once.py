@@ -40,13 +40,10 @@ def finish(job, producer):
     assert not job.verdict(produced)
 
 
-def task_managers(job):
-    return [psutil.Process(pid) for pid in job.job.control.ask(op="status")["taskmanagers"]]
-
-
 def kill(job, victim, chance):
-    """End one of the job's TaskManagers, or one of their Python harnesses."""
-    chosen = chance.choice(task_managers(job))
+    """End one of the job's TaskManagers, one of their Python harnesses, or the JobManager."""
+    role = "jobmanager" if victim == "jobmanager" else "taskmanagers"
+    chosen = psutil.Process(chance.choice(job.job.control.ask(op="status")[role]))
     if victim == "harness":
         chosen = chance.choice(chosen.children())
     os.kill(chosen.pid, signal.SIGKILL)
@@ -60,8 +57,8 @@ def chance():
     return random.Random(seed)
 
 
-@pytest.mark.parametrize("victim", ["taskmanager", "harness"])
-def test_kill_9_of_a_task_manager_or_a_python_harness(scene, victim, chance):
+@pytest.mark.parametrize("victim", ["taskmanager", "harness", "jobmanager"])
+def test_kill_9_of_a_task_manager_a_python_harness_or_the_job_manager(scene, victim, chance):
     start, producer = scene
     job = start("--num_workers=2")
     job.await_parallelism(4)
@@ -79,7 +76,7 @@ def test_two_dozen_kills_and_rescales(scene, chance):
     for _ in range(24):
         job.await_parallelism(2 * workers)
         job.await_checkpoints()
-        what = chance.choice(["taskmanager", "harness", "scale"])
+        what = chance.choice(["taskmanager", "harness", "jobmanager", "scale"])
         if what == "scale":
             workers = chance.choice([n for n in (1, 2, 3) if n != workers])
             job.job.scale(workers)

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from beam_k8s.launcher.local import Control
+from beam_k8s.launcher.local import Control, SessionCluster
 from tests.cluster.launch import Launch, await_gone
 
 FOREVER = """
@@ -113,6 +113,7 @@ def test_ctrl_c_detaches_and_cancel_stops_the_job_and_all_its_processes(launch):
         word for word in ("supervisor", "TaskManagerRunner", "transforms.boot") if run.of_role(word)
     }
 
+    assert (run.run_dirs[0] / "job" / "options.json").exists()
     second = launch(FOREVER, "--job_name=forever")
     assert second.wait() != 0
     assert "--job_name=forever: a job of this name runs here already" in second.output
@@ -120,9 +121,43 @@ def test_ctrl_c_detaches_and_cancel_stops_the_job_and_all_its_processes(launch):
     assert beam_k8s(run, "cancel", "forever").returncode == 0
     await_gone(processes)
     assert not run.processes()
+    assert not (run.run_dirs[0] / "job" / "options.json").exists()
     again = beam_k8s(run, "cancel", "forever")
     assert again.returncode == 4
     assert "no job forever runs on this machine" in again.stderr
+
+
+def test_a_detached_job_that_is_done_leaves_nothing(launch):
+    run = launch(SLOW_BATCH, "--job_name=alone")
+    run.await_output(r"\[worker \d+\] at \d")
+    run.interrupt()
+    assert run.wait() == -signal.SIGINT
+    await_gone(run.processes())
+    assert not run.run_dirs
+
+
+def test_a_job_in_a_session_cluster_can_be_cancelled_after_ctrl_c_and_is_not_waited_for_in_vain(launch, tmp_path):
+    with SessionCluster(tmp_path / "session") as cluster:
+        run = launch(FOREVER, "--job_name=guest", f"--flink_master={cluster.address}", "--sdk_worker_parallelism=1")
+        run.await_output(r"\[worker \d+\] tick")
+        run.interrupt()
+        assert run.wait() == -signal.SIGINT
+        assert "Stop it with: beam-k8s cancel guest" in run.output
+        assert beam_k8s(run, "cancel", "guest").returncode == 0
+        assert beam_k8s(run, "cancel", "guest").returncode == 4
+        assert not (run.run_dirs[0] / "job" / "options.json").exists()
+        left = launch(FOREVER, "--job_name=left", f"--flink_master={cluster.address}", "--sdk_worker_parallelism=1")
+        left.await_output(r"\[worker \d+\] tick")
+    assert left.wait() == 1
+    assert "the session cluster at" in left.output
+
+
+def test_a_job_that_is_cancelled_from_elsewhere_is_cancelled_and_not_failed(launch):
+    run = launch(FOREVER, "--job_name=elsewhere")
+    run.await_output("elsewhere is RUNNING")
+    assert beam_k8s(run, "cancel", "elsewhere").returncode == 0
+    assert run.wait() == 1
+    assert "JobFailed: job elsewhere ended in state CANCELLED" in run.output
 
 
 @pytest.mark.parametrize("victim", ["launcher", "supervisor", "launcher that just starts"])
@@ -142,6 +177,7 @@ def test_nothing_outlives_a_launcher_or_supervisor_that_was_killed(launch, victi
         run.process.kill()
     await_gone(processes)
     assert not run.processes()
+    assert beam_k8s(run, "cancel", "crash").returncode == 4  # nothing is left that could be taken for a job
     assert run.wait() != 0
 
 

@@ -20,9 +20,9 @@ def two_reads():
     return pipeline.to_runner_api()
 
 
-def plan(options=(), workers=8):
+def plan(options=(), workers=8, **more):
     proto = two_reads()
-    flags = {"job_name": "j", "k8s_target": "local", "num_workers": workers}
+    flags = {"job_name": "j", "k8s_target": "local", "num_workers": workers, **more}
     settings = resolve(flags, {}, {}, must_stream=graph.needs_streaming(proto))
     sources = {source.topics[0]: source.transform_id for source in graph.kafka_sources(proto)}
     partitions = {sources["flights"]: {"flights": 6}, sources["weather"]: {"weather": 2, "storms": 1}}
@@ -55,8 +55,9 @@ def test_no_option_of_the_user_reaches_the_translator_but_each_reaches_the_harne
     assert options.items() <= result.harness_options.items()
 
 
-def test_a_printed_plan_shows_no_value_of_an_option():
+def test_a_printed_plan_shows_no_value_of_an_option_and_no_secret_of_flinks():
     assert "planted" not in str(plan({"password": "planted"}))
+    assert "planted" not in str(plan(k8s_flink_conf=["fs.azure.account.key.me=planted", "s3.secret-key=planted"]))
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000))
