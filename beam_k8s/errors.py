@@ -15,6 +15,7 @@ __all__ = [
     "BeamK8sError",
     "ConfigError",
     "FlinkError",
+    "ImageError",
     "JobFailed",
     "KafkaError",
     "LocalClusterError",
@@ -62,6 +63,10 @@ class KafkaError(BeamK8sError):
 
 class FlinkError(BeamK8sError):
     """Flink's REST endpoint could not be reached, or refused."""
+
+
+class ImageError(BeamK8sError):
+    """An image cannot be built or pushed."""
 
 
 class LocalClusterError(BeamK8sError):

@@ -1,0 +1,102 @@
+"""A real image registry on loopback, from Debian's package, for the time of a ``with`` block."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from contextlib import closing
+from typing import TYPE_CHECKING, Self
+
+import requests
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ImageRegistry"]
+
+_PROGRAM = "docker-registry"
+_CONFIG = """\
+version: 0.1
+log: {{level: warn}}
+storage:
+  filesystem: {{rootdirectory: {folder}/data}}
+  delete: {{enabled: true}}
+http: {{addr: 127.0.0.1:{port}}}
+{auth}
+"""
+_AUTH = "auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}"
+
+
+class ImageRegistry:
+    """A running registry; it speaks plain HTTP.
+
+    Args:
+        folder: for its files; made if it is missing.
+        htpasswd: a line ``user:bcrypt`` of who may use it; None = everybody.
+    """
+
+    host: str
+    """``127.0.0.1:PORT``, as in the names of its images."""
+
+    def __init__(self, folder: Path, *, htpasswd: str | None = None) -> None:
+        self._folder = folder
+        self._htpasswd = htpasswd
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.host = f"127.0.0.1:{port}"
+        auth = ""
+        if self._htpasswd is not None:
+            (self._folder / "htpasswd").write_text(self._htpasswd + "\n")
+            auth = _AUTH.format(folder=self._folder)
+        config = self._folder / "config.yml"
+        config.write_text(_CONFIG.format(folder=self._folder, port=port, auth=auth))
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [_program(), "serve", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+            )
+        try:
+            self._await_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    @retry(
+        retry=retry_if_exception_type(requests.ConnectionError),
+        stop=stop_after_delay(30),
+        wait=wait_fixed(0.05),
+        reraise=True,
+    )
+    def _await_ready(self) -> None:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        requests.get(f"http://{self.host}/v2/", timeout=10)
+
+    def __exit__(self, *_: object) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            process.wait(30)
+
+
+def _program() -> str:
+    if shutil.which(_PROGRAM) is None:
+        if os.geteuid() != 0:
+            raise RuntimeError(f"{_PROGRAM} is missing. Debian: apt-get install {_PROGRAM}")
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "-qq", "update"], check=True, env=quiet)
+        # Its service must not start: the package's script asks this file first.
+        subprocess.run(["apt-get", "-qq", "-y", "install", _PROGRAM], check=True, env={**quiet, "RUNLEVEL": "1"})
+    return _PROGRAM
