@@ -28,6 +28,7 @@ from beam_k8s.errors import BeamK8sError, ConfigError, FlinkError, LocalClusterE
 from beam_k8s.flink_conf import TaskManagerMemory, cluster_conf, java_options, reactive_conf
 from beam_k8s.launcher import flink_rest, supervisor
 from beam_k8s.launcher.flink_rest import ArchivedFlink, FlinkReads, FlinkRest
+from beam_k8s.launcher.staging import IMPORT_PATH
 from beam_k8s.launcher.target import Observation
 from beam_k8s.spec import JOB_MAIN
 from beam_k8s.states import TERMINAL, pipeline_state
@@ -548,14 +549,14 @@ class LocalTarget:
         """See Target. The harness is this interpreter, with this process's import path."""
         path = [entry or str(Path.cwd()) for entry in sys.path]
         return str(self.run_dir / "harness"), {
-            "PYTHONPATH": os.pathsep.join([str(self.run_dir / "staged" / "site-packages"), *path]),
+            "PYTHONPATH": os.pathsep.join([*(str(self.staged / name) for name in IMPORT_PATH), *path]),
             "BEAM_K8S_LOG_DIR": str(self.run_dir / "logs"),
             "SEMI_PERSISTENT_DIRECTORY": str(self.run_dir),
         }
 
     @property
     def staged(self) -> Path:
-        """Folder whose content every harness finds: the pickled main session, ``site-packages``."""
+        """Folder whose content every harness finds: the pickled main session, what pip installed."""
         return self.run_dir / "staged"
 
     def deploy(self, plan: SubmitPlan) -> LocalJob:

@@ -1,7 +1,7 @@
 """The user's code for the workers: main session, requirements, packages, each where the worker looks for it.
 
-All that pip installs goes into one ``site-packages`` folder of the run, so that the user's environment is not touched;
-on Kubernetes the same folders become layers of the job's image.
+All that pip installs goes into folders of the run, so that the user's environment is not touched; on Kubernetes they
+become layers of the job's image (``image``), so what changes rarely stands apart from what changes often.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from beam_k8s.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["stage"]
+__all__ = ["IMPORT_PATH", "stage"]
+
+IMPORT_PATH = ("packages", "requirements")
+"""Folders of what pip installed, as they follow on the worker's import path: the user's own packages come first."""
 
 
 def stage(options: Any, folder: Path) -> None:
@@ -33,14 +36,13 @@ def stage(options: Any, folder: Path) -> None:
         ConfigError: the main session cannot be pickled, or pip cannot install something.
     """
     setup = options.view_as(SetupOptions)
-    installs: list[str] = []
     if setup.requirements_file:
-        installs += ["-r", setup.requirements_file]
-    installs += setup.extra_packages or []
+        _pip_install(["-r", setup.requirements_file], folder / "requirements")
+    packages = list(setup.extra_packages or [])
     if setup.setup_file:
-        installs.append(setup.setup_file.removesuffix("setup.py") or ".")
-    if installs:
-        _pip_install(installs, folder / "site-packages")
+        packages.append(setup.setup_file.removesuffix("setup.py") or ".")
+    if packages:
+        _pip_install(packages, folder / "packages")
     if setup.save_main_session:
         pickler.set_library(setup.pickle_library)
         try:

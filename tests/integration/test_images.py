@@ -7,12 +7,15 @@ import os
 import tarfile
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_k8s.errors import ConfigError, ImageError
 from beam_k8s.launcher import oci
+from beam_k8s.launcher.image import job_layers
 from beam_k8s.launcher.oci import ImageReference, Registry, Runtime, parse_reference
+from beam_k8s.launcher.staging import stage
 from tests.cluster.registry import ImageRegistry
 
 FILES = {"a.py": b"print('a')\n", "lib/b.txt": b"b" * 5000, "lib/empty": b"", "run": b"#!/bin/sh\n"}
@@ -134,6 +137,34 @@ def test_only_what_changed_is_sent(registry, tmp_path):
     with tarfile.open(fileobj=io.BytesIO(api.blob("team/job", manifest["layers"][-1]["digest"]))) as tar:
         assert tar.extractfile("opt/code/main.py").read() == b"other"
     assert api.digest_of(target) == changed.reference.digest
+
+
+def test_the_same_requirements_packages_and_pipeline_are_the_same_layers_wherever_they_are_made(tmp_path):
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("tenacity==9.0.0\n")
+
+    def layers(where, version="1"):
+        package = tmp_path / where / "source"
+        lay_out(package, {"mine.py": b"ANSWER = 42\n"})
+        (package / "setup.py").write_text(f"import setuptools\nsetuptools.setup(name='mine', version='{version}')\n")
+        staged, job = tmp_path / where / "staged", lay_out(tmp_path / where / "job", {"pipeline.pb": b"proto"})
+        staged.mkdir()
+        flags = [f"--requirements_file={requirements}", f"--setup_file={package}/setup.py"]
+        stage(PipelineOptions(flags), staged)
+        (staged / "pickled_main_session").write_bytes(b"session")
+        return job_layers(staged, job, tmp_path / where)
+
+    first, second, changed = layers("here"), layers("there", "1"), layers("elsewhere", "2")
+    assert [layer.digest for layer in first] == [layer.digest for layer in second]
+    assert [one.digest == other.digest for one, other in zip(first, changed, strict=True)] == [True, False, True, True]
+    names = []
+    for layer in first:
+        with tarfile.open(layer.file) as tar:
+            names.append({name.removeprefix("opt/beam_k8s/") for name in tar.getnames()})
+    assert "staged/requirements/tenacity/__init__.py" in names[0]
+    assert "staged/packages/mine.py" not in names[0]
+    assert names[2] == {"opt", "opt/beam_k8s", "staged", "staged/pickled_main_session"}
+    assert "job/pipeline.pb" in names[3]
 
 
 def test_a_registry_that_wants_a_login_is_used_with_that_of_docker_login(tmp_path):

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 
 import pytest
 
@@ -52,6 +53,20 @@ UNLOADABLE = """
     if __name__ == "__main__":
         with beam.Pipeline(argv=[*sys.argv, "--save_main_session"]) as p:
             p | beam.Create([1]) | beam.Map(lambda x: x + 1)
+"""
+
+PACKAGED = """
+    import sys
+    import apache_beam as beam
+    import beam_k8s
+
+    def from_package(x):
+        import mine
+        return mine.ANSWER * x
+
+    if __name__ == "__main__":
+        with beam.Pipeline(argv=sys.argv) as p:
+            p | beam.Create([1]) | beam.Map(from_package) | beam.Map(lambda n: print("mine says", n))
 """
 
 SLOW_BATCH = """
@@ -188,6 +203,17 @@ def test_a_failing_dofn_shows_its_traceback_and_leaves_nothing_running(launch):
     assert "ZeroDivisionError: integer division or modulo by zero [while running 'Divide it" in run.output
     assert "JobFailed: job broken ended in state FAILED" in run.output
     assert not run.processes()
+
+
+def test_the_workers_have_the_users_packages_and_his_environment_has_not(launch, tmp_path):
+    package = tmp_path / "source"
+    package.mkdir()
+    (package / "mine.py").write_text("ANSWER = 42")
+    (package / "setup.py").write_text("import setuptools; setuptools.setup(name='mine', py_modules=['mine'])")
+    run = launch(PACKAGED, "--job_name=packaged", f"--setup_file={package}/setup.py")
+    assert run.wait() == 0, run.output
+    assert "mine says 42" in run.output
+    assert find_spec("mine") is None
 
 
 def test_a_batch_job_survives_a_worker_that_was_killed(launch):
