@@ -328,6 +328,8 @@ class KafkaBroker:
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(self.folder.resolve() / "data"),
             "auto.create.topics.enable": "false",
+            # Tests choose their records' times: 30 s after its start the broker would remove those that are too old.
+            "log.retention.ms": "-1",
             # One node: all of Kafka's own topics have one replica, and few partitions start faster.
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "4",
