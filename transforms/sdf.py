@@ -142,10 +142,12 @@ class RangeTracker(RestrictionTracker):
         return self._range
 
     def current_progress(self) -> RestrictionProgress:
-        left = self._range.size
-        if self._claimed + left == 0:
+        # A fraction, not two counts: Beam puts the bytes emitted so far in the place of the completed count, which is
+        # 0 of 0 between the last claim and its frame.
+        total = self._claimed + self._range.size
+        if total == 0:
             return RestrictionProgress(fraction=1.0 if self._range.is_done else 0.0)
-        return RestrictionProgress(completed=self._claimed, remaining=left)
+        return RestrictionProgress(fraction=self._claimed / total)
 
     def try_claim(self, position: Claim | None) -> bool:
         """Claim records before they are emitted. None claims the end: a limit is reached, nothing more is wanted.

@@ -124,6 +124,13 @@ def test_progress_of_nothing_is_no_division_by_zero() -> None:
     assert RangeTracker(ReadRange((Part("t", 0, 5, UNBOUNDED, 5),))).current_progress()
 
 
+def test_progress_between_the_last_claim_and_its_frame_is_no_division_by_zero() -> None:
+    """Beam asks from another thread, and measures what is completed by the bytes emitted so far: none."""
+    tracker = RangeTracker(ReadRange((Part("t", 0, 0, 5, 5),)))
+    assert tracker.try_claim(Claim(0, 5, 5, 5))
+    assert tracker.current_progress().with_completed(0).fraction_completed == 1
+
+
 @pytest.mark.parametrize(
     ("start", "reset", "committed", "at_time", "expected"),
     [
