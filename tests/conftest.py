@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.local import SessionCluster
     from tests.cluster.kafka import KafkaBroker
+    from tests.cluster.prism import Prism
 
 
 # The machines that run this are shared: how long an example takes says nothing.
@@ -70,3 +71,12 @@ def session_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessio
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         with SessionCluster(tmp_path_factory.mktemp("flink"), slots=8) as running:
             yield running
+
+
+@pytest.fixture(scope="session")
+def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prism]:
+    """A running Prism: Beam's own local runner for portable pipelines, in Go."""
+    from tests.cluster.prism import Prism
+
+    with Prism(tmp_path_factory.mktemp("prism")) as running:
+        yield running

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 RUNNERS: dict[str, Callable[[pytest.FixtureRequest], list[str]]] = {
     "direct": lambda _: ["--runner=DirectRunner"],
+    "prism": lambda request: ["--runner=PrismRunner", f"--job_endpoint={request.getfixturevalue('prism').address}"],
     "flink": lambda request: [
         "--runner=FlinkK8s",
         "--k8s_target=local",
@@ -27,3 +28,11 @@ RUNNERS: dict[str, Callable[[pytest.FixtureRequest], list[str]]] = {
 def runner_options(request: pytest.FixtureRequest) -> list[str]:
     """Flags that run a pipeline on the runner under test."""
     return RUNNERS[request.param](request)
+
+
+@pytest.fixture
+def failures_are_told(runner_options: list[str]) -> None:
+    """For tests of failing pipelines: skips the runners that may call them DONE."""
+    if "--runner=PrismRunner" in runner_options:
+        # Create | Map(sleep 0.2 to 0.6 s, then raise) was DONE 5 times of 47; Beam's pull request 35337 cured it.
+        pytest.skip("Prism 2.62 forgets a bundle's failure that a request for its progress or a split has crossed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -38,6 +39,12 @@ class ShowWindow(beam.DoFn):
 
 def one_each(record: tuple[bytes, bytes]) -> tuple[bytes, int]:
     return record[0], 1
+
+
+def slow_first(record: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    if record[0] == b"k0":
+        time.sleep(1)
+    return record
 
 
 def upper(data: bytes) -> bytes:

@@ -113,6 +113,15 @@ def test_records_of_a_partition_keep_their_order(kafka: Kafka) -> None:
     assert [n for n in numbers if n % 2 == 1] == list(range(1, 3_000, 2))
 
 
+def test_a_read_that_the_runner_splits_loses_nothing_and_doubles_nothing(kafka: Kafka) -> None:
+    """The first record makes a step slow: Prism then splits the range that is being read, others may."""
+    source = kafka.topic(1)
+    kafka.broker.produce(source, numbered(20_000))
+    written = kafka.copy(ReadFromKafka(kafka.earliest, [source], stop_at="latest"), beam.Map(steps.slow_first))
+    assert pairs(written) == pairs(kafka.broker.read_topic(source))
+    assert len(written) == 20_000
+
+
 def test_several_topics_are_read(kafka: Kafka) -> None:
     first, second = kafka.topic(2), kafka.topic(1)
     kafka.broker.produce(first, [(b"a", b"1")])
@@ -381,11 +390,13 @@ def test_metrics_are_the_same_everywhere(kafka: Kafka) -> None:
     assert gauges == {metrics.backlog_name(source, n): 0 for n in range(2)}
 
 
+@pytest.mark.usefixtures("failures_are_told")
 def test_a_missing_topic_is_named(kafka: Kafka, unique: str) -> None:
     with pytest.raises(Exception, match=f"has no topic {unique}|topic {unique} does not exist"):
         kafka.copy(ReadFromKafka(kafka.earliest, [unique], stop_at="latest"))
 
 
+@pytest.mark.usefixtures("failures_are_told")
 def test_a_record_that_the_broker_refuses_fails_the_pipeline(kafka: Kafka) -> None:
     source = kafka.topic(1)
     kafka.broker.produce(source, [(b"k", b"v")])
