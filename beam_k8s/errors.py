@@ -19,6 +19,7 @@ __all__ = [
     "JobFailed",
     "KafkaError",
     "LocalClusterError",
+    "NoPythonForm",
     "NotFound",
     "WaitTimeout",
 ]
@@ -55,6 +56,10 @@ class ConfigError(BeamK8sError, ValueError):
             return cls(errors[0].message, hint=errors[0].hint)
         lines = "\n".join(f"- {error}" for error in errors)
         return cls(f"{len(errors)} settings are wrong:\n{lines}")
+
+
+class NoPythonForm(ConfigError):  # noqa: N818 - says what is missing
+    """Kafka properties that only Java's client can use: fine on Flink, wrong where the client is Python."""
 
 
 class KafkaError(BeamK8sError):

@@ -11,7 +11,17 @@ from apache_beam.portability.api import beam_runner_api_pb2
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["KAFKA_READ", "KafkaSource", "completed", "is_unbounded", "kafka_sources", "needs_streaming"]
+__all__ = [
+    "KAFKA_READ",
+    "KAFKA_WRITE",
+    "KafkaSink",
+    "KafkaSource",
+    "completed",
+    "is_unbounded",
+    "kafka_sinks",
+    "kafka_sources",
+    "needs_streaming",
+]
 
 KAFKA_READ = "beam_k8s:transform:kafka_read:v1"
 """URN of the composite that Flink translates to its own Kafka source."""
@@ -29,6 +39,15 @@ class KafkaSource:
     """Full label of the step; also the uid of Flink's operator."""
     bootstrap_servers: str
     topics: tuple[str, ...]
+    properties: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSink:
+    """One native Kafka write of a pipeline."""
+
+    name: str
+    """Full label of the step; also the uid of Flink's operator."""
     properties: dict[str, str]
 
 
@@ -68,12 +87,23 @@ def kafka_sources(pipeline: Any) -> tuple[KafkaSource, ...]:
     return tuple(sorted(found, key=lambda source: source.name))
 
 
+def kafka_sinks(pipeline: Any) -> tuple[KafkaSink, ...]:
+    """The native Kafka writes, ordered by name."""
+    found = []
+    for transform in pipeline.components.transforms.values():
+        if transform.spec.urn == KAFKA_WRITE:
+            payload = json.loads(transform.spec.payload)
+            found.append(KafkaSink(name=transform.unique_name, properties=payload["properties"]))
+    return tuple(sorted(found, key=lambda sink: sink.name))
+
+
 def completed(pipeline: Any, partitions: Mapping[str, int], job_name: str) -> Any:
     """A copy of the pipeline proto with what only the submission knows about its Kafka steps.
 
     Args:
         pipeline: the pipeline proto.
-        partitions: transform id of each read -> its partition count, summed over its topics: the read's cap.
+        partitions: transform id of a read -> its partition count, summed over its topics: the read's cap. One that is
+            not in it gets no cap.
         job_name: begins the transactional ids of the writes that were not given a prefix. It must be the same when the
             job starts again from a checkpoint, for Kafka then aborts what the older run left open.
     """

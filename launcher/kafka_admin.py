@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-import os
+import logging
+import re
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError as VendorError
-from kafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import (
+    SaslAuthenticationFailedError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
 
 from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError
+from beam_k8s.kafka_properties import client_settings, resolve_references
 
 if TYPE_CHECKING:
-    from beam_k8s.graph import KafkaSource
+    from beam_k8s.graph import KafkaSink, KafkaSource
 
-__all__ = ["partition_counts"]
+__all__ = ["check_references", "partition_counts"]
 
 TIMEOUT_MS = 10_000
 """How long a broker may take to answer before it is called unreachable, in milliseconds."""
+
+RETRY_MS = 1000
+"""First wait before a connection is tried again, in milliseconds; it doubles. Many wrong logins lock some accounts."""
+
+_REFUSALS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 
 
 def partition_counts(source: KafkaSource) -> dict[str, int]:
     """Partitions of each topic of a source.
 
     Raises:
-        ConfigError: a topic is missing, or may not be read; all of them are named at once.
+        NoPythonForm: only Java's client can connect with the source's properties; nothing is known.
+        ConfigError: a topic is missing, or may not be read, or a reference does not resolve; all of them are named at
+            once. Or the broker refuses the login, or the TLS handshake fails.
         KafkaError: no broker answers.
     """
-    try:
-        with closing(KafkaAdminClient(**_client_config(source))) as admin:
-            answers = admin.describe_topics(list(source.topics))
-    except (VendorError, OSError) as cause:
-        raise KafkaError(
-            f"{source.name}: no Kafka broker at bootstrap.servers={source.bootstrap_servers} answers "
-            f"({type(cause).__name__}).",
-            hint="Check the address, that the broker runs, and that its listener and security settings are meant "
-            "for this network.",
-        ) from cause
+    check_references(source)
+    settings = _client_settings(source)
+    with _Heard() as heard:
+        try:
+            with closing(KafkaAdminClient(**settings)) as admin:
+                answers = admin.describe_topics(list(source.topics))
+        except (VendorError, OSError) as cause:
+            raise _not_connected(source, heard, cause) from cause
     errors: list[BeamK8sError] = []
     counts = {}
     for answer in answers:
@@ -67,25 +80,89 @@ def partition_counts(source: KafkaSource) -> dict[str, int]:
     return counts
 
 
-def _client_config(source: KafkaSource) -> dict[str, Any]:
-    """The consumer's own connection settings, in kafka-python's names; what it does not know, it need not."""
-    known = KafkaAdminClient.DEFAULT_CONFIG
-    config: dict[str, Any] = {}
-    for key, value in source.properties.items():
-        name = key.replace(".", "_")
-        if name in known and (name.startswith(("sasl_", "ssl_")) or name == "security_protocol"):
-            config[name] = _resolve(value)
-    return config | {
+def check_references(step: KafkaSource | KafkaSink) -> None:
+    """Make sure that the secrets of a step are there, which else only its clients in the job would miss.
+
+    Raises:
+        ConfigError: names every property whose environment variable or file is missing.
+    """
+    try:
+        resolve_references(step.properties)
+    except ConfigError as error:
+        raise ConfigError(f"{step.name}: {error.message}", hint=error.hint) from error
+
+
+def _client_settings(source: KafkaSource) -> dict[str, Any]:
+    """How to connect, in kafka-python's words; how to fetch is nothing to an admin client."""
+    how = {name: value for name, value in source.properties.items() if name.startswith(("security.", "sasl.", "ssl."))}
+    settings = client_settings(how, KafkaAdminClient.DEFAULT_CONFIG)
+    for name in ("ssl.truststore.location", "ssl.keystore.location"):
+        if name in how and not Path(resolve_references(how)[name]).is_file():
+            raise ConfigError(
+                f"{source.name}: {name} is {how[name]}, and no such file is here.",
+                hint="Mount the file where the pipeline is started and in its workers.",
+            )
+    return settings | {
         "bootstrap_servers": source.bootstrap_servers.split(","),
         "request_timeout_ms": TIMEOUT_MS,
         "bootstrap_timeout_ms": TIMEOUT_MS,
+        "reconnect_backoff_ms": RETRY_MS,
     }
 
 
-def _resolve(value: str) -> str:
-    """A reference to a secret, read where we are: the launcher needs it to look at the topics."""
-    if value.startswith("env:"):
-        return os.environ.get(value.removeprefix("env:"), "")
-    if value.startswith("file:"):
-        return Path(value.removeprefix("file:")).read_text().strip()
-    return value
+def _not_connected(source: KafkaSource, heard: _Heard, cause: BaseException) -> BeamK8sError:
+    """Why, as far as the client tells: after most failures it tries again, and in the end only says that time is up."""
+    servers = source.bootstrap_servers
+    protocol = source.properties.get("security.protocol", "PLAINTEXT").upper()
+    errors = [*heard.errors, cause]
+    refusal = next((str(each) for each in errors if isinstance(each, _REFUSALS)), None)
+    # A broker that refuses a login says why and hangs up; kafka-python 3.0 drops what comes together with the hang-up.
+    if refusal or (protocol.startswith("SASL") and heard.answer and not heard.login):
+        return ConfigError(
+            f"{source.name}: authentication failed, the broker at bootstrap.servers={servers} answers, but refuses the "
+            f"login with sasl.mechanism={source.properties.get('sasl.mechanism')} ({refusal or 'it hangs up'}).",
+            hint="Check that the broker offers this mechanism, and user and password in sasl.jaas.config.",
+        )
+    reasons = "; ".join(dict.fromkeys(map(str, errors)))
+    if protocol.endswith("SSL") and re.search(r"Handshake failed|\[SSL", reasons):
+        return ConfigError(
+            f"{source.name}: the TLS handshake with bootstrap.servers={servers} failed ({reasons}).",
+            hint="Check that this listener speaks TLS, whom we trust (ssl.truststore.location), who we are "
+            "(ssl.keystore.location), and the broker's host name (ssl.endpoint.identification.algorithm).",
+        )
+    return KafkaError(
+        f"{source.name}: no Kafka broker at bootstrap.servers={servers} answers over {protocol} ({reasons}).",
+        hint="Check the address, that the broker runs, and that its listener and security settings are meant "
+        "for this network.",
+    )
+
+
+class _Heard(logging.Handler):
+    """What kafka-python only writes to its log while it tries again; meanwhile nothing of it is on the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[Exception] = []
+        self.answer = False
+        """Whether a broker has said its version, which it does before a login."""
+        self.login = False
+        """Whether one has let us in."""
+        self._logger = logging.getLogger("kafka.net")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple):
+            self.errors += [each for each in record.args if isinstance(each, Exception)]
+        self.answer |= "Broker version identified" in str(record.msg)
+        self.login |= str(record.msg).endswith(": Connected")
+
+    def __enter__(self) -> Self:
+        self._before = self._logger.level, self._logger.propagate
+        self._logger.addHandler(self)
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)

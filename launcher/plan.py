@@ -57,12 +57,13 @@ def make_plan(
         pipeline: the pipeline proto.
         settings: what the user asked for.
         options: all pipeline options by name, as Beam gives them.
-        partitions: id of each native Kafka read -> its topics' partition counts.
+        partitions: id of a native Kafka read -> its topics' partition counts. One whose topics could not be looked at
+            is not in it.
     """
     slots = settings.workers * settings.slots
     totals = {transform_id: sum(counts.values()) for transform_id, counts in partitions.items()}
     sources = tuple(
-        plan_source(source.name, source.topics, totals[source.transform_id], slots)
+        plan_source(source.name, source.topics, totals.get(source.transform_id), slots)
         for source in graph.kafka_sources(pipeline)
     )
     unbounded = graph.is_unbounded(pipeline)

@@ -22,9 +22,9 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner
 from apache_beam.transforms import environments
 
 from beam_k8s import graph
-from beam_k8s.errors import BeamK8sError, ConfigError
+from beam_k8s.errors import BeamK8sError, ConfigError, NoPythonForm
 from beam_k8s.launcher import local
-from beam_k8s.launcher.kafka_admin import partition_counts
+from beam_k8s.launcher.kafka_admin import check_references, partition_counts
 from beam_k8s.launcher.plan import make_plan
 from beam_k8s.launcher.result import FlinkK8sPipelineResult, WorkerLogs, report
 from beam_k8s.launcher.staging import stage
@@ -72,6 +72,14 @@ class FlinkK8s(PipelineRunner):
         for source in graph.kafka_sources(pipeline):
             try:
                 partitions[source.transform_id] = partition_counts(source)
+            except NoPythonForm as limit:
+                topics = ", ".join(source.topics)
+                report(f"warning: {source.name}: nobody looked whether {topics} can be read: {limit.message}")
+            except BeamK8sError as error:
+                errors.append(error)
+        for sink in graph.kafka_sinks(pipeline):
+            try:
+                check_references(sink)
             except BeamK8sError as error:
                 errors.append(error)
         if errors:

@@ -1,18 +1,16 @@
 """Kafka clients behind small protocols, and their kafka-python form.
 
-Properties keep the names of Kafka's Java client, because on Flink they are given to it. Here they are translated.
-Nothing connects in ``__init__``: these objects travel to workers inside DoFns.
+Properties have the names of Kafka's Java client, because on Flink they are given to it. Nothing connects in
+``__init__``: these objects travel to workers inside DoFns.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from beam_k8s.errors import ConfigError, KafkaError
-from beam_k8s.transforms.config import resolve_reference
+from beam_k8s.errors import KafkaError
+from beam_k8s.kafka_properties import client_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +24,7 @@ __all__ = [
     "Producer",
     "ProducerFactory",
     "TopicPartition",
-    "client_settings",
 ]
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class TopicPartition(NamedTuple):
@@ -295,109 +290,3 @@ def _own_errors(what: str) -> Iterator[None]:
         yield
     except (ClientError, OSError, AssertionError) as error:
         raise KafkaError(f"{what}: {error!r}") from error
-
-
-# Java's name -> kafka-python's, where replacing dots by underscores does not give it.
-_RENAMED = {
-    "ssl.truststore.location": "ssl_cafile",
-    "ssl.keystore.location": "ssl_certfile",
-    "ssl.key.password": "ssl_password",
-    "ssl.cipher.suites": "ssl_ciphers",
-}
-# Read together with another property, or without a meaning in Python.
-_ABSORBED = {
-    "sasl.jaas.config",
-    "ssl.truststore.type",
-    "ssl.keystore.type",
-    "ssl.truststore.password",
-    "ssl.keystore.password",
-    "ssl.endpoint.identification.algorithm",
-    "auto.offset.reset",
-    "allow.auto.create.topics",
-    "enable.auto.commit",
-    "group.id",
-    "bootstrap.servers",
-}
-_INTEGERS = {"receive_buffer_bytes", "send_buffer_bytes", "retries"}
-_LOGIN = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s;"']+))""")
-
-
-def client_settings(properties: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, Any]:
-    """Translate properties of Kafka's Java client into keyword arguments of a kafka-python client.
-
-    References (``env:``, ``file:``) are resolved. Properties that kafka-python has no form of are left out, with a
-    line in the log.
-
-    Args:
-        properties: by Java's names; values are strings.
-        defaults: the client's DEFAULT_CONFIG; its keys and the types of its values decide.
-
-    Raises:
-        ConfigError: a value that kafka-python cannot take, or a reference that does not resolve.
-    """
-    resolved = {name: resolve_reference(name, value) for name, value in properties.items()}
-    settings: dict[str, Any] = {}
-    for name, value in resolved.items():
-        if name in _ABSORBED:
-            continue
-        ours = _RENAMED.get(name, name.replace(".", "_"))
-        if ours not in defaults:
-            _LOGGER.info("kafka property has no form in kafka-python, left out property=%s", name)
-            continue
-        settings[ours] = _converted(name, ours, value, defaults[ours])
-    _add_login(settings, resolved)
-    _check_stores(resolved)
-    if resolved.get("ssl.endpoint.identification.algorithm") == "":
-        settings["ssl_check_hostname"] = False
-    return settings
-
-
-def _converted(name: str, ours: str, value: str, default: object) -> object:
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[value.lower()]
-        if ours == "acks":
-            return "all" if value in ("all", "-1") else int(value)
-        if ours == "compression_type":
-            return None if value == "none" else value
-        if isinstance(default, int) or ours in _INTEGERS:
-            return int(value)
-    except (KeyError, ValueError):
-        kind = "true or false" if isinstance(default, bool) else "a whole number"
-        raise ConfigError(f"Kafka property {name} is {value!r}.", hint=f"It is {kind}.") from None
-    return value
-
-
-def _add_login(settings: dict[str, Any], properties: Mapping[str, str]) -> None:
-    if not properties.get("security.protocol", "").upper().startswith("SASL"):
-        return
-    mechanism = properties.get("sasl.mechanism", "GSSAPI").upper()
-    settings["sasl_mechanism"] = mechanism
-    if mechanism == "PLAIN" or mechanism.startswith("SCRAM-"):
-        login = {
-            found[1]: re.sub(r"\\(.)", r"\1", found[2] or found[3] or found[4] or "")
-            for found in _LOGIN.finditer(properties.get("sasl.jaas.config", ""))
-        }
-        if "username" not in login or "password" not in login:
-            raise ConfigError(
-                f"sasl.mechanism is {mechanism}, but sasl.jaas.config gives no username and password.",
-                hint='It reads: org.apache.kafka.common.security.plain.PlainLoginModule required username="..." '
-                'password="..."; and comes from a secret (env:NAME or file:PATH).',
-            )
-        settings["sasl_plain_username"] = login["username"]
-        settings["sasl_plain_password"] = login["password"]
-    elif mechanism == "OAUTHBEARER":
-        raise ConfigError(
-            "sasl.mechanism is OAUTHBEARER, which only the native form on Flink can do.",
-            hint="Run with --runner=FlinkK8s, or use SCRAM on other runners.",
-        )
-
-
-def _check_stores(properties: Mapping[str, str]) -> None:
-    for store in ("truststore", "keystore"):
-        kind = properties.get(f"ssl.{store}.type", "JKS").upper()
-        if f"ssl.{store}.location" in properties and kind != "PEM":
-            raise ConfigError(
-                f"ssl.{store}.location is a {kind} file; the Python form of the read and write takes PEM only.",
-                hint=f"Give a PEM file and set ssl.{store}.type=PEM: Java's client takes it too.",
-            )

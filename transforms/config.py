@@ -8,7 +8,6 @@ is a secret must be a reference (``env:NAME``, ``file:PATH``) which only the wor
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +27,6 @@ __all__ = [
     "TimestampPolicy",
     "WriteConfig",
     "read_config",
-    "resolve_reference",
     "write_config",
 ]
 
@@ -287,34 +285,6 @@ def write_config(
         )
     errors.raise_any()
     return WriteConfig(servers, checked_topic, properties, guarantee, transactional_id_prefix)
-
-
-def resolve_reference(name: str, value: str) -> str:
-    """Return what ``env:NAME`` or ``file:PATH`` stands for; any other value is returned as it is.
-
-    A file's last line break is dropped. Called in the worker only.
-
-    Raises:
-        ConfigError: the variable or the file is missing here. The secret itself is never in the message.
-    """
-    if value.startswith("env:"):
-        found = os.environ.get(value[4:])
-        if found is None:
-            raise ConfigError(
-                f"Kafka property {name} refers to {value}, but this worker has no such environment variable.",
-                hint="Set it in the worker's environment, for example from a Secret.",
-            )
-        return found
-    if value.startswith("file:"):
-        try:
-            with open(value[5:], encoding="utf-8") as file:  # noqa: PTH123 - a worker's plain path
-                return file.read().rstrip("\r\n")
-        except OSError as error:
-            raise ConfigError(
-                f"Kafka property {name} refers to {value}, which this worker cannot read: {error.strerror}.",
-                hint="Mount the file into the worker, for example from a Secret.",
-            ) from error
-    return value
 
 
 class _Errors:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import UserScramCredentialUpsertion
 from kafka.errors import KafkaError
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class KafkaBroker:
     Args:
         folder: where its configuration, data and log lie; made if it is missing.
         properties: broker settings beyond ours, for example ``{"log.retention.ms": "1000"}``.
+        users: name -> password of those who may log in at a second listener, ``secured_servers``, which wants SASL
+            (PLAIN, SCRAM-SHA-512, or OAUTHBEARER with Kafka's unsecured tokens, for anybody). None: no such listener.
         heap: of the JVM, as ``-Xmx`` wants it.
     """
 
@@ -103,14 +106,16 @@ class KafkaBroker:
         folder: str | os.PathLike[str],
         *,
         properties: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
         heap: str = "512m",
     ) -> None:
         self.folder = Path(folder)
         self.log_file = self.folder / "broker.log"
         self._properties = dict(properties or {})
+        self._users = users
         self._heap = heap
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports: tuple[int, int] | None = None
+        self._ports: tuple[int, ...] | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -118,6 +123,12 @@ class KafkaBroker:
         if self._ports is None:
             raise BrokerError("The broker was not started yet.")
         return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def secured_servers(self) -> str:
+        """``host:port`` of the listener that wants a login."""
+        assert self._ports is not None
+        return f"127.0.0.1:{self._ports[2]}"
 
     @property
     def pid(self) -> int | None:
@@ -150,7 +161,7 @@ class KafkaBroker:
         remembered = self._remembered_ports()
         # Ports that were free a moment ago may be taken when the JVM is up: a first start tries others.
         for last in (False, False, True) if remembered is None else (True,):
-            self._ports = remembered or _free_ports()
+            self._ports = remembered or _free_ports(2 if self._users is None else 3)
             config = self._write_config()
             if not (self.folder / "data" / "meta.properties").exists():
                 self._format(lib, config)
@@ -164,6 +175,7 @@ class KafkaBroker:
                 # The controller's address is in the storage.
                 shutil.rmtree(self.folder / "data", ignore_errors=True)
             else:
+                self._add_scram_users()
                 return
 
     def stop(self, *, timeout: float = 30) -> None:
@@ -304,19 +316,26 @@ class KafkaBroker:
             return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
         return "(no log)"
 
-    def _remembered_ports(self) -> tuple[int, int] | None:
+    def _add_scram_users(self) -> None:
+        if self._users:
+            with self.admin() as admin:
+                admin.alter_user_scram_credentials(
+                    [UserScramCredentialUpsertion(user, "SCRAM-SHA-512", word) for user, word in self._users.items()]
+                )
+
+    def _remembered_ports(self) -> tuple[int, ...] | None:
         if self._ports is not None and (self.folder / "data" / "meta.properties").exists():
             return self._ports
         with contextlib.suppress(FileNotFoundError, ValueError):
-            broker, controller = (self.folder / "ports").read_text().split()
+            ports = tuple(int(port) for port in (self.folder / "ports").read_text().split())
             if (self.folder / "data" / "meta.properties").exists():
-                return int(broker), int(controller)
+                return ports
         return None
 
     def _write_config(self) -> Path:
         assert self._ports is not None
-        broker, controller = self._ports
-        (self.folder / "ports").write_text(f"{broker} {controller}\n")
+        broker, controller = self._ports[:2]
+        (self.folder / "ports").write_text(" ".join(map(str, self._ports)))
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
@@ -342,6 +361,21 @@ class KafkaBroker:
             "num.network.threads": "2",
             "num.io.threads": "4",
         } | self._properties
+        if self._users is not None:
+            secured = f",SASL_PLAINTEXT://{self.secured_servers}"
+            settings["listeners"] += secured
+            settings["advertised.listeners"] += secured
+            settings["listener.security.protocol.map"] += ",SASL_PLAINTEXT:SASL_PLAINTEXT"
+            settings["sasl.enabled.mechanisms"] = "PLAIN,SCRAM-SHA-512,OAUTHBEARER"
+            modules = "org.apache.kafka.common.security"
+            users = "".join(f' user_{user}="{word}"' for user, word in self._users.items())
+            for mechanism, login in {
+                "plain": f"{modules}.plain.PlainLoginModule required{users};",
+                "scram-sha-512": f"{modules}.scram.ScramLoginModule required;",
+                "oauthbearer": f"{modules}.oauthbearer.OAuthBearerLoginModule required "
+                'unsecuredLoginStringClaim_sub="broker";',
+            }.items():
+                settings[f"listener.name.sasl_plaintext.{mechanism}.sasl.jaas.config"] = login
         config = self.folder / "server.properties"
         config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         return config
@@ -418,13 +452,12 @@ class KafkaBroker:
                 process.wait()
 
 
-def _free_ports(count: int = 2) -> tuple[int, int]:
+def _free_ports(count: int) -> tuple[int, ...]:
     sockets: Sequence[socket.socket] = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        first, second = (each.getsockname()[1] for each in sockets)
-        return first, second
+        return tuple(each.getsockname()[1] for each in sockets)
     finally:
         for each in sockets:
             each.close()

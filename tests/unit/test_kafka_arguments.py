@@ -14,8 +14,8 @@ from apache_beam import coders, typehints
 from apache_beam.io import kafka as beams
 
 from beam_k8s.errors import BeamK8sError, ConfigError
-from beam_k8s.transforms import KafkaRecord, ReadFromKafka, WriteToKafka, clients, kafka
-from beam_k8s.transforms.config import ReadConfig, WriteConfig, resolve_reference
+from beam_k8s.transforms import KafkaRecord, ReadFromKafka, WriteToKafka, kafka
+from beam_k8s.transforms.config import ReadConfig, WriteConfig
 from beam_k8s.transforms.serializers import NullableBytes, deserializer, serializer
 
 SERVERS = {"bootstrap.servers": "localhost:9092"}
@@ -263,20 +263,6 @@ def test_what_is_no_secret_may_stand_in_plain_text(name: str, value: str) -> Non
     assert payload_of(ReadFromKafka(SERVERS | {name: value}, ["a"]))["properties"][name] == value
 
 
-def test_references_are_resolved_in_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setenv("KAFKA_SECRET", SECRET)
-    assert resolve_reference("p", "env:KAFKA_SECRET") == SECRET
-    path = tmp_path / "secret"
-    path.write_text(SECRET + "\n")
-    assert resolve_reference("p", f"file:{path}") == SECRET
-    assert resolve_reference("p", "plain") == "plain"
-    monkeypatch.delenv("KAFKA_SECRET")
-    with pytest.raises(ConfigError, match="env:KAFKA_SECRET"):
-        resolve_reference("p", "env:KAFKA_SECRET")
-    with pytest.raises(ConfigError, match="No such file"):
-        resolve_reference("p", f"file:{path}.missing")
-
-
 def test_an_expansion_service_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         ReadFromKafka(SERVERS, ["a"], expansion_service="localhost:8097")
@@ -378,57 +364,6 @@ def test_what_cannot_be_written_is_named(record: object, says: str) -> None:
 
     with pytest.raises(BeamK8sError, match=says):
         write()
-
-
-def test_java_properties_become_kafka_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kafka import KafkaConsumer, KafkaProducer
-
-    monkeypatch.setenv("JAAS", f'a.B required username="u\\"x" password="{SECRET};=1";')
-    settings = clients.client_settings(
-        {
-            "security.protocol": "SASL_SSL",
-            "sasl.mechanism": "SCRAM-SHA-512",
-            "sasl.jaas.config": "env:JAAS",
-            "ssl.truststore.location": "/ca.pem",
-            "ssl.truststore.type": "PEM",
-            "ssl.endpoint.identification.algorithm": "",
-            "fetch.max.wait.ms": "250",
-            "check.crcs": "false",
-            "unknown.of.java": "x",
-        },
-        KafkaConsumer.DEFAULT_CONFIG,
-    )
-    assert settings == {
-        "security_protocol": "SASL_SSL",
-        "sasl_mechanism": "SCRAM-SHA-512",
-        "sasl_plain_username": 'u"x',
-        "sasl_plain_password": f"{SECRET};=1",
-        "ssl_cafile": "/ca.pem",
-        "ssl_check_hostname": False,
-        "fetch_max_wait_ms": 250,
-        "check_crcs": False,
-    }
-    assert clients.client_settings(
-        {"acks": "all", "compression.type": "none", "linger.ms": "7", "retries": "3"},
-        KafkaProducer.DEFAULT_CONFIG,
-    ) == {"acks": "all", "compression_type": None, "linger_ms": 7, "retries": 3}
-
-
-@pytest.mark.parametrize(
-    ("properties", "says"),
-    [
-        ({"fetch.max.wait.ms": "soon"}, "whole number"),
-        ({"check.crcs": "maybe"}, "true or false"),
-        ({"ssl.truststore.location": "/ca.jks"}, "PEM"),
-        ({"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}, "sasl.jaas.config"),
-        ({"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}, "OAUTHBEARER"),
-    ],
-)
-def test_properties_that_kafka_python_cannot_take_are_named(properties: dict, says: str) -> None:
-    from kafka import KafkaConsumer
-
-    with pytest.raises(ConfigError, match=says):
-        clients.client_settings(properties, KafkaConsumer.DEFAULT_CONFIG)
 
 
 def test_a_strange_timestamp_does_not_stop_the_job() -> None:

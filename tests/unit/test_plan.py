@@ -43,6 +43,25 @@ def test_each_source_is_capped_at_its_own_partitions_and_idle_slots_are_told():
     assert caps == {("flights",): 6, ("weather", "storms"): 3}
 
 
+def test_a_source_whose_topics_could_not_be_looked_at_has_no_cap_and_says_so():
+    proto = two_reads()
+    settings = resolve({"job_name": "j", "k8s_target": "local"}, {}, {}, must_stream=True)
+    flights = next(source for source in graph.kafka_sources(proto) if source.topics == ("flights",))
+    result = make_plan(proto, settings, {}, {flights.transform_id: {"flights": 6}})
+    _, weather = result.sources
+    assert (weather.partitions, weather.parallelism, weather.idle_slots) == (None, 1, 0)
+    assert "an unknown number of partitions of weather, storms" in str(result)
+    payloads = [
+        json.loads(transform.spec.payload)
+        for transform in result.pipeline.components.transforms.values()
+        if transform.spec.urn == graph.KAFKA_READ
+    ]
+    assert {payload["topics"][0]: payload.get("max_parallelism") for payload in payloads} == {
+        "flights": 6,
+        "weather": None,
+    }
+
+
 def test_an_unbounded_read_makes_the_job_stream():
     assert plan().settings.streaming
     assert not graph.is_unbounded(beam.Pipeline().to_runner_api())
