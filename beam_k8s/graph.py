@@ -49,6 +49,7 @@ class KafkaSink:
     name: str
     """Full label of the step; also the uid of Flink's operator."""
     properties: dict[str, str]
+    exactly_once: bool
 
 
 def is_unbounded(pipeline: Any) -> bool:
@@ -93,7 +94,13 @@ def kafka_sinks(pipeline: Any) -> tuple[KafkaSink, ...]:
     for transform in pipeline.components.transforms.values():
         if transform.spec.urn == KAFKA_WRITE:
             payload = json.loads(transform.spec.payload)
-            found.append(KafkaSink(name=transform.unique_name, properties=payload["properties"]))
+            found.append(
+                KafkaSink(
+                    name=transform.unique_name,
+                    properties=payload["properties"],
+                    exactly_once=payload["delivery_guarantee"] == "exactly_once",
+                )
+            )
     return tuple(sorted(found, key=lambda sink: sink.name))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s import graph
+from beam_k8s.errors import BeamK8sError, ConfigError
 from beam_k8s.flink_conf import is_secret, job_conf
 from beam_k8s.parallelism import SourcePlan, plan_source
 from beam_k8s.stripping import translator_options
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
     from beam_k8s.settings import Settings
 
-__all__ = ["SubmitPlan", "make_plan"]
+__all__ = ["TRANSACTION_TIMEOUT_MS", "SubmitPlan", "conflicts", "make_plan"]
+
+TRANSACTION_TIMEOUT_MS = 900_000
+"""Kafka's ``transaction.timeout.ms`` of a write that names none, as KafkaWriteSpec.java sets it: the longest that a
+broker with default settings allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,40 @@ class SubmitPlan:
             f"options for the Python harness only: {', '.join(sorted(self.harness_options)) or 'none'}",
         ]
         return "\n".join(lines)
+
+
+def conflicts(pipeline: Any, settings: Settings) -> list[BeamK8sError]:
+    """What is wrong between the pipeline and settings that are each fine alone.
+
+    A write that is exactly once commits its transactions with checkpoints. Without any it never would, or only at the
+    end of a bounded job, and a failure between two subtasks' commits would then write all again. A transaction is open
+    from one checkpoint until the next is complete; if Kafka aborts it before, the job fails and starts over for ever.
+    """
+    errors: list[BeamK8sError] = []
+    interval, timeout = settings.checkpointing_interval, settings.checkpoint_timeout_millis
+    for sink in graph.kafka_sinks(pipeline):
+        if not sink.exactly_once:
+            continue
+        limit = sink.properties.get("transaction.timeout.ms", str(TRANSACTION_TIMEOUT_MS))
+        if interval == -1:
+            errors.append(
+                ConfigError(
+                    f"--checkpointing_interval=-1: {sink.name} has delivery_guarantee='exactly_once', which commits "
+                    "with checkpoints: nothing it writes would become visible.",
+                    hint="Leave --checkpointing_interval out, or write with delivery_guarantee='at_least_once'.",
+                )
+            )
+        elif limit.isdecimal() and interval + timeout > int(limit):
+            errors.append(
+                ConfigError(
+                    f"--checkpointing_interval={interval}: {sink.name} has delivery_guarantee='exactly_once', whose "
+                    f"transactions stay open for up to {interval} ms and --checkpoint_timeout_millis={timeout}, but "
+                    f"Kafka aborts them after transaction.timeout.ms={limit}.",
+                    hint="Lower one of the two, or raise producer_config['transaction.timeout.ms'], which the broker "
+                    "limits by its transaction.max.timeout.ms (15 minutes unless changed).",
+                )
+            )
+    return errors
 
 
 def make_plan(

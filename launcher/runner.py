@@ -25,7 +25,7 @@ from beam_k8s import graph
 from beam_k8s.errors import BeamK8sError, ConfigError, NoPythonForm
 from beam_k8s.launcher import local
 from beam_k8s.launcher.kafka_admin import check_references, partition_counts
-from beam_k8s.launcher.plan import make_plan
+from beam_k8s.launcher.plan import conflicts, make_plan
 from beam_k8s.launcher.result import FlinkK8sPipelineResult, WorkerLogs, report
 from beam_k8s.launcher.staging import stage
 from beam_k8s.options import FlinkK8sOptions
@@ -67,7 +67,7 @@ class FlinkK8s(PipelineRunner):
         flags = _all_options(options)
         flags.setdefault("job_name", _generated_name())
         settings = resolve(flags, os.environ, _file_settings(), must_stream=graph.needs_streaming(pipeline))
-        errors: list[BeamK8sError] = local.preflight(settings)
+        errors: list[BeamK8sError] = [*conflicts(pipeline, settings), *local.preflight(settings)]
         partitions: dict[str, Mapping[str, int]] = {}
         for source in graph.kafka_sources(pipeline):
             try:

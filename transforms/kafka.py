@@ -285,7 +285,8 @@ class WriteToKafka(beam.PTransform):
         value_serializer: the same, for values.
         expansion_service: ignored with a warning: there is no Java expansion.
         delivery_guarantee: ``at_least_once`` (default), ``exactly_once`` (Kafka transactions that are committed with
-            Flink's checkpoints; readers need ``isolation.level=read_committed``) or ``none``. On other runners than
+            Flink's checkpoints, whose interval and timeout must fit into ``transaction.timeout.ms``, default 15 min;
+            readers need ``isolation.level=read_committed``) or ``none``. On other runners than
             Flink ``exactly_once`` is at least once, with a warning in the worker.
         transactional_id_prefix: of ``exactly_once``: unique to this write on the broker, the same after a restart.
             None: made from the names of job and transform.

@@ -121,6 +121,15 @@ def test_wrong_flag_file_and_broker_are_told_at_once(refused, tmp_path):
         assert part in output
 
 
+def test_exactly_once_without_checkpoints_is_told_with_the_rest(refused):
+    source = READ.replace("import ReadFromKafka", "import ReadFromKafka, WriteToKafka").replace(
+        "beam.Map(print)", 'WriteToKafka({"bootstrap.servers": broker}, "out", delivery_guarantee="exactly_once")'
+    )
+    output = refused(source, "127.0.0.1:1", "flights", *FLAGS, "--checkpointing_interval=-1")
+    for part in ("2 settings are wrong", "--checkpointing_interval=-1: WriteToKafka/Sink", "no Kafka broker"):
+        assert part in output
+
+
 def test_port_taken(refused):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -3,14 +3,16 @@
 import json
 
 import apache_beam as beam
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_k8s import graph
-from beam_k8s.launcher.plan import make_plan
+from beam_k8s.launcher.plan import TRANSACTION_TIMEOUT_MS, conflicts, make_plan
 from beam_k8s.parallelism import plan_source
 from beam_k8s.settings import resolve
-from beam_k8s.transforms import ReadFromKafka
+from beam_k8s.transforms import ReadFromKafka, WriteToKafka
+from tests.cluster.launch import ROOT
 
 
 def two_reads():
@@ -60,6 +62,48 @@ def test_a_source_whose_topics_could_not_be_looked_at_has_no_cap_and_says_so():
         "flights": 6,
         "weather": None,
     }
+
+
+def conflicts_of(flags, guarantee="exactly_once", **properties):
+    """What is refused of a job with two such writes."""
+    pipeline = beam.Pipeline()
+    records = pipeline | ReadFromKafka({"bootstrap.servers": "127.0.0.1:1"}, ["words"])
+    for name in ("One", "Two"):
+        producer = {"bootstrap.servers": "127.0.0.1:1", **properties}
+        records | name >> WriteToKafka(producer, "counts", delivery_guarantee=guarantee)
+    settings = resolve({"job_name": "j", "k8s_target": "local", **flags}, {}, {}, must_stream=True)
+    return [str(error) for error in conflicts(pipeline.to_runner_api(), settings)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "properties"),
+    [
+        ({"checkpointing_interval": -1}, {}),
+        ({"checkpointing_interval": 900_001}, {}),
+        ({"checkpointing_interval": 840_001}, {}),  # and a minute for the checkpoint itself
+        ({"checkpoint_timeout_millis": 900_000}, {}),
+        ({"checkpointing_interval": 10_000}, {"transaction.timeout.ms": 10_000}),
+    ],
+)
+def test_exactly_once_needs_checkpoints_before_kafka_aborts_its_transactions(flags, properties):
+    one, two = conflicts_of(flags, **properties)
+    (flag,) = flags.items()
+    assert f"--{flag[0]}={flag[1]}" in one
+    assert "One/Sink has delivery_guarantee='exactly_once'" in one
+    assert "Two/Sink has delivery_guarantee='exactly_once'" in two
+    assert all(f"transaction.timeout.ms={value}" in one for value in properties.values())
+    assert conflicts_of(flags, guarantee="at_least_once", **properties) == []
+
+
+def test_exactly_once_is_fine_with_the_defaults_and_with_intervals_that_fit():
+    assert conflicts_of({}) == []
+    assert conflicts_of({"checkpointing_interval": 840_000}) == []
+    assert conflicts_of({"checkpointing_interval": 3_600_000}, **{"transaction.timeout.ms": 7_200_000}) == []
+
+
+def test_the_writer_has_the_transaction_timeout_that_the_plan_reckons_with():
+    source = ROOT / "images/runner/src/main/java/org/beamk8s/runner/kafka/KafkaWriteSpec.java"
+    assert f'TRANSACTION_TIMEOUT_MS = "{TRANSACTION_TIMEOUT_MS}"' in source.read_text()
 
 
 def test_an_unbounded_read_makes_the_job_stream():
