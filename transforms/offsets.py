@@ -100,6 +100,10 @@ class ReadRange:
         backlog = sum(part.backlog for part in self.parts)
         return backlog if self.records_left is None else min(backlog, self.records_left)
 
+    def index(self, topic: str, partition: int) -> int:
+        """Which of the parts is of this partition."""
+        return next(n for n, part in enumerate(self.parts) if (part.topic, part.partition) == (topic, partition))
+
     def allows(self, claim: Claim) -> bool:
         """Whether the claim lies within this range. A reader whose range was split must trim and ask again."""
         part = self.parts[claim.index]

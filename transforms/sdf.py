@@ -5,13 +5,18 @@ it durable, so a retry reads the same range. ``ReadParts`` reads a range in shor
 hands the rest back to the runner, which may checkpoint between two calls. Partitions that are created later are not
 seen until the job starts again; on Flink the native source finds them.
 
+A topic that is deleted and made again, or cut (an unclean leader election), while it is read is an error. The offsets
+of a range are those of records that are gone: what now has these offsets was never asked for, what is below them would
+be skipped, and a read that ends would end early. Only a new start gives exact results, and only a person knows whether
+that is wanted. It is noticed as long as the new topic is shorter than what was read; Kafka's own clients, on Flink too,
+cannot tell a longer one by its offsets.
+
 Order within a partition is kept, unless the runner splits a range: then it is kept within each part, as with Beam's own
 Kafka read.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from functools import partial
@@ -24,6 +29,7 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
+from beam_k8s.errors import KafkaError
 from beam_k8s.transforms.clients import TopicPartition
 from beam_k8s.transforms.config import FRAME_BYTES
 from beam_k8s.transforms.frames import (
@@ -49,8 +55,6 @@ if TYPE_CHECKING:
     from beam_k8s.transforms.config import ReadConfig
 
 __all__ = ["ListParts", "RangeTracker", "ReadParts", "make_reader", "read_parts"]
-
-_LOGGER = logging.getLogger(__name__)
 
 CALL_SECONDS = 1.0
 """Longest time of one call [s]: what a runner waits at most before it can checkpoint or give the slot to another."""
@@ -299,6 +303,8 @@ class _ReadParts(beam.DoFn):
             wait_ms = min(self._wait_ms(todo, now), int(patience * 1000) + 1)
             polled = assigned.consumer.poll(wait_ms, self._most_records(todo))
             if polled:
+                for name, records in polled.items():
+                    _check_not_cut(todo.parts[todo.index(*name)], records[0].offset)
                 for segment in self._claimed(tracker, assigned, polled):
                     frames += 1
                     yield self._frame(segment)
@@ -398,6 +404,7 @@ class _ReadParts(beam.DoFn):
             if name not in assigned.positions or part.is_done:
                 continue
             position = assigned.consumer.position(name)
+            _check_not_cut(part, position)
             if position > part.next:
                 assigned.positions[name] = position
                 moved |= tracker.try_claim(Claim(index, min(position, part.stop), max(part.end, position), 0))
@@ -414,16 +421,10 @@ class _ReadParts(beam.DoFn):
             if name not in ends:
                 continue
             end = ends[name]
+            # The end of a bounded read was once the broker's: it does not come back.
+            _check_not_cut(part, end, part.stop if part.stop < UNBOUNDED else part.next)
             backlog = max(0, end - part.next)
-            stop = part.next
-            if part.stop < UNBOUNDED and end < part.stop and backlog == 0:
-                # The topic was made anew or cut: the offset to stop at will not come.
-                _LOGGER.warning(
-                    "partition ends before the offset to stop at, read ends here topic=%s partition=%d end=%d stop=%d",
-                    *(part.topic, part.partition, end, part.stop),
-                )
-                stop = part.stop
-            tracker.try_claim(Claim(index, stop, end, 0))
+            tracker.try_claim(Claim(index, part.next, end, 0))
             left += backlog
             if self._reported.get(name) != backlog:
                 self._reported[name] = backlog
@@ -500,13 +501,33 @@ class _Assigned:
         self.positions: dict[TopicPartition, int] = {}
 
 
+def _check_not_cut(part: Part, offset: int, at_least: int | None = None) -> None:
+    """Make sure that the partition is the one whose offsets the range holds.
+
+    Args:
+        part: what is left to be read of it.
+        offset: that the broker has now given: of a record, of the client's position, or of the end.
+        at_least: what it can only be; None: where the read stands, below which a client goes only if that is gone.
+
+    Raises:
+        KafkaError: it is below that.
+    """
+    at_least = part.next if at_least is None else at_least
+    if offset < at_least:
+        raise KafkaError(
+            f"Partition {part.partition} of topic {part.topic} was read up to offset {part.next} and had offset "
+            f"{at_least}, but now the broker gives {offset}: the topic was deleted and made again, or cut.",
+            hint="Start the job anew, without its checkpoint: the offsets in it mean other records now. Also reset the "
+            "committed offsets of its group, if it has one.",
+        )
+
+
 def _claim(tracker: Any, name: TopicPartition, records: Sequence[ConsumerRecord], end: int) -> Sequence[ConsumerRecord]:
     """Claim records of one partition and return those that are ours."""
     while True:
         todo = tracker.current_restriction()
-        index, part = next(
-            (index, part) for index, part in enumerate(todo.parts) if (part.topic, part.partition) == name
-        )
+        index = todo.index(*name)
+        part = todo.parts[index]
         upto = records[-1].offset + 1
         if upto > part.stop:
             records = [record for record in records if record.offset < part.stop]

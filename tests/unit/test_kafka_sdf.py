@@ -78,8 +78,10 @@ class FakeConsumer:
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Record]]:
         if self.broker.broken:
             raise KafkaError("broken")
-        for name, position in self.at.items():
-            found = [r for r in self.broker.records[name] if r.offset >= position][:max_records]
+        for name in self.at:
+            if self.at[name] > self.broker.ends[name]:  # out of range: kafka-python goes to the first record
+                self.at[name] = 0
+            found = [r for r in self.broker.records[name] if r.offset >= self.at[name]][:max_records]
             if found:
                 self.at[name] = found[-1].offset + 1
                 return {name: found}
@@ -240,10 +242,28 @@ def test_markers_at_the_end_are_no_backlog_and_do_not_hold_the_stop() -> None:
     assert call.residual is None
 
 
-def test_a_partition_that_was_cut_below_the_stop_ends() -> None:
-    call = Call(reader_of(FakeBroker(p0=10)), whole(stop=50)).finish()
-    assert call.offsets == list(range(10))
-    assert call.residual is None
+def test_a_partition_that_was_cut_below_the_stop_is_an_error() -> None:
+    with pytest.raises(KafkaError, match="had offset 50, but now the broker gives 10"):
+        Call(reader_of(FakeBroker(p0=10)), whole(stop=50)).finish()
+
+
+@pytest.mark.parametrize("records", [0, 1, 100])
+@pytest.mark.parametrize("stop", [UNBOUNDED, 300])
+def test_a_topic_that_was_made_again_is_one_clear_error_and_no_endless_loop(records: int, stop: int) -> None:
+    broker = FakeBroker(p0=250)
+    reader = reader_of(broker)
+    first = Call(reader, whole(stop=stop))
+    while len(first.offsets) < 250:
+        assert first.step()
+    made_again = FakeBroker(p0=records)
+    broker.records, broker.ends = made_again.records, made_again.ends
+    with pytest.raises(KafkaError, match=r"Partition 0 of topic t was read up to offset 250 .* made again, or cut"):
+        first.finish()
+    assert broker.open_now == 0
+    again = Call(reader, ReadRange((Part("t", 0, 250, stop, 250),)))
+    with pytest.raises(KafkaError, match="made again, or cut"):
+        again.finish()
+    assert again.offsets == []
 
 
 def test_the_watermark_follows_the_records_while_there_is_backlog() -> None:
