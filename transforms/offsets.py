@@ -199,9 +199,12 @@ class WatermarkRule:
 
     On Flink a partition that is idle (no backlog for the idle timeout) is left out of the minimum over partitions. A
     splittable DoFn has one watermark a restriction and no way to leave it out, so an idle one must advance by the clock
-    instead, or it would hold back all others. It does so only when the broker has just said that there is no backlog,
-    and stays the idle timeout plus the out-of-orderness behind the clock. So a record is late only if it took longer
-    than both together from its create time to the broker. A partition with backlog is never idle.
+    instead, or it would hold back all others. It stays the idle timeout plus the out-of-orderness behind the clock: as
+    the partition turns idle, its watermark is where it ran out of records. A partition with backlog is never idle.
+
+    Two things cannot be as on Flink. If all partitions are idle, Flink's watermark stays; here records older than both
+    times together are then late. And one that never held a record is left out at once there; here it must wait like the
+    others, or a topic that is filled with old records just after the start would lose them.
     """
 
     policy: TimestampPolicy
@@ -215,12 +218,15 @@ class WatermarkRule:
         """
         return min(newest_ms, now_ms) - self.max_out_of_orderness_ms
 
-    def without_backlog(self, now_ms: int) -> int | None:
-        """The watermark when the broker said at ``now_ms`` that nothing is left; None: it stays where it is."""
+    def without_backlog(self, since_ms: int, now_ms: int) -> int | None:
+        """The watermark when the broker said at ``now_ms`` that nothing is left; None: it stays where it is.
+
+        ``since_ms``: when it first said so, no record having come in between.
+        """
         if self.policy == "processing_time":
             # What comes later is stamped later: nothing can be late.
             return now_ms
-        if self.idle_timeout_ms == 0:
+        if self.idle_timeout_ms == 0 or now_ms - since_ms < self.idle_timeout_ms:
             return None
         return now_ms - self.idle_timeout_ms - self.max_out_of_orderness_ms
 

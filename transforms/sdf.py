@@ -256,6 +256,7 @@ class _ReadParts(beam.DoFn):
         self._rule = WatermarkRule(config.timestamp_policy, config.max_out_of_orderness_ms, config.idle_timeout_ms)
         self._open: dict[tuple[TopicPartition, ...], _Assigned] = {}
         self._reported: dict[TopicPartition, int] = {}
+        self._ran_dry: dict[TopicPartition, tuple[int, int]] = {}
         self._committer: _Committer | None = None
 
     def teardown(self) -> None:
@@ -317,10 +318,24 @@ class _ReadParts(beam.DoFn):
             for segment in empty:
                 yield self._frame(segment)
             if without_backlog and not todo.is_limited:
-                if (time_ms := self._rule.without_backlog(now)) is not None:
+                (part,) = todo.parts  # as every read without limits has
+                if (time_ms := self._rule.without_backlog(self._dry_since(part, now), now)) is not None:
                     _set_watermark(watermark, time_ms)
                 tracker.defer_remainder(Duration(micros=int(IDLE_DELAY_S * 1e6)))
                 return
+
+    def _dry_since(self, part: Part, now_ms: int) -> int:
+        """Since when [ms] the partition has no backlog, being told that it has none at ``now_ms``.
+
+        A record that came in between would have been read, and moved ``next``: so it does not matter that other calls,
+        here or in another worker, have looked meanwhile. One that looks for the first time waits anew.
+        """
+        name = TopicPartition(part.topic, part.partition)
+        position, since = self._ran_dry.get(name, (None, now_ms))
+        if position != part.next:
+            since = now_ms
+        self._ran_dry[name] = part.next, since
+        return since
 
     def _assigned(self, todo: ReadRange) -> _Assigned:
         """A client that stands where the range does. It is kept over calls, with what it has fetched ahead."""

@@ -168,6 +168,22 @@ def reader_of(broker: FakeBroker, now_ms: int = NOW_MS, **changes: Any) -> Any:
     return sdf.ReadParts(config(**changes), broker, lambda: now_ms)
 
 
+class Clocked:
+    """A reader, the clock that a test moves, and a partition read in calls that follow each other."""
+
+    def __init__(self, broker: FakeBroker, **changes: Any) -> None:
+        self.now_ms = NOW_MS
+        self._reader = sdf.ReadParts(config(**changes), broker, lambda: self.now_ms)
+        self._todo, self._watermark = whole(), None
+
+    def call(self) -> int | None:
+        """Read what there is; the watermark [ms] then."""
+        call = Call(self._reader, self._todo, watermark=self._watermark).finish()
+        assert call.residual is not None
+        self._todo, self._watermark = call.residual, call.estimator.current_watermark()
+        return None if self._watermark is None else self._watermark.micros // 1000
+
+
 def test_a_live_partition_is_read_and_handed_back() -> None:
     broker = FakeBroker(p0=250)
     call = Call(reader_of(broker), whole()).finish()
@@ -276,20 +292,40 @@ def test_the_watermark_follows_the_records_while_there_is_backlog() -> None:
     assert call.residual is not None
 
 
-def test_without_backlog_the_watermark_follows_the_clock() -> None:
-    call = Call(reader_of(FakeBroker(p0=250)), whole()).finish()
-    assert call.watermark_ms == NOW_MS - 30_000 - 2_000
+@pytest.mark.parametrize("records", [0, 250])
+def test_without_backlog_for_the_idle_timeout_the_watermark_follows_the_clock(records: int) -> None:
+    read = Clocked(FakeBroker(p0=records))
+    before = 1_000 + records - 1 - 2_000 if records else None
+    assert read.call() == before
+    read.now_ms += 29_999
+    assert read.call() == before
+    read.now_ms += 1
+    assert read.call() == NOW_MS - 2_000
+    read.now_ms += 500
+    assert read.call() == NOW_MS + 500 - 2_000
 
 
-def test_an_empty_partition_reports_no_backlog_and_lets_time_pass() -> None:
-    call = Call(reader_of(FakeBroker(p0=0)), whole()).finish()
-    assert call.backlogs == [0]
-    assert call.watermark_ms == NOW_MS - 30_000 - 2_000
+def test_a_backfill_that_pauses_for_less_than_the_idle_timeout_has_no_late_record() -> None:
+    broker = FakeBroker(p0=250)
+    read = Clocked(broker)
+    for number in range(250, 255):
+        watermark = read.call()
+        assert watermark is not None
+        assert watermark < 1_000 + number
+        read.now_ms += 29_000
+        broker.records[ZERO].append(Record(number, 1_000 + number))
+        broker.ends[ZERO] = number + 1
+
+
+def test_an_empty_partition_reports_no_backlog() -> None:
+    assert Call(reader_of(FakeBroker(p0=0)), whole()).finish().backlogs == [0]
 
 
 def test_without_an_idle_timeout_the_watermark_waits() -> None:
-    call = Call(reader_of(FakeBroker(p0=0), idle_timeout_ms=0), whole()).finish()
-    assert call.estimator.current_watermark() is None
+    read = Clocked(FakeBroker(p0=0), idle_timeout_ms=0)
+    for _ in range(3):
+        assert read.call() is None
+        read.now_ms += 10**9
 
 
 def test_the_watermark_never_goes_back() -> None:

@@ -166,10 +166,12 @@ def test_a_future_timestamp_does_not_carry_the_watermark_away() -> None:
     assert rule.after_records(10**15, now_ms=10_000) == 9_000
 
 
-def test_without_backlog_the_watermark_follows_the_clock_behind_both_bounds() -> None:
-    assert WatermarkRule("create_time", 1_000, 30_000).without_backlog(100_000) == 69_000
-    assert WatermarkRule("create_time", 1_000, 0).without_backlog(100_000) is None
-    assert WatermarkRule("processing_time", 0, 0).without_backlog(100_000) == 100_000
+def test_without_backlog_for_the_idle_timeout_the_watermark_follows_the_clock_behind_both_bounds() -> None:
+    rule = WatermarkRule("create_time", 1_000, 30_000)
+    assert rule.without_backlog(70_001, 100_000) is None
+    assert rule.without_backlog(70_000, 100_000) == 69_000
+    assert WatermarkRule("create_time", 1_000, 0).without_backlog(0, 100_000) is None
+    assert WatermarkRule("processing_time", 0, 0).without_backlog(100_000, 100_000) == 100_000
 
 
 def test_log_append_time_of_records_without_it_is_an_error() -> None:
