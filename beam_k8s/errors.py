@@ -1,7 +1,7 @@
 """One error tree. Errors of Kafka, Flink's REST or the operating system are chained as causes and never leak.
 
 Each error carries ``hint``: what to do next. The command line prints message and hint and exits with the class's
-``exit_code`` (0 ok, 1 failed, 2 usage, 3 job failed or cancelled, 4 not found, 124 time-out, 130 interrupted).
+``exit_code`` (0 ok, 1 failed, 2 usage, 3 job failed or cancelled, 4 not found, 130 interrupted).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ __all__ = [
     "LocalClusterError",
     "NoPythonForm",
     "NotFound",
-    "WaitTimeout",
 ]
 
 
@@ -88,9 +87,3 @@ class NotFound(BeamK8sError):  # noqa: N818 - named as Kubernetes names it
     """No such job."""
 
     exit_code = 4
-
-
-class WaitTimeout(BeamK8sError):  # noqa: N818 - named as the exit code 124 is known
-    """Time ran out before the awaited state."""
-
-    exit_code = 124

@@ -156,7 +156,9 @@ class ReadFromKafka(beam.PTransform):
         start_read_time: start at this time [ms since the epoch] instead.
         max_num_records: end after so many records [records]. For tests and demos: one worker reads all.
         max_read_time: end after so long [s]. The same holds.
-        commit_offset_in_finalize: commit offsets for the group, when their records are safely processed.
+        commit_offset_in_finalize: commit offsets for the group (``group.id`` is needed then) when their records are
+            safely processed, on Flink with each checkpoint. False (default): none are ever committed, so that a job
+            that starts anew, without a checkpoint, does not go on where the last one ended.
         timestamp_policy: ``processing_time_policy`` (default), ``create_time_policy`` or ``log_append_time``.
         consumer_polling_timeout: longest wait of one poll [s], on other runners than Flink.
         with_metadata: give KafkaRecord; only with the default deserializers.
