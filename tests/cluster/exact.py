@@ -16,7 +16,7 @@ from beam_k8s import ReadFromKafka, WriteToKafka
 from beam_k8s.launcher import flink_rest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tests.cluster.kafka import KafkaBroker
@@ -75,9 +75,20 @@ class ExactJob:
         sink: topic to write.
         storage: folder of checkpoints.
         flags: more of the user's flags.
+        consumer: more of the consumer's properties.
+        step: what is between read and write instead of ``Count``.
     """
 
-    def __init__(self, broker: KafkaBroker, source: str, sink: str, storage: Path, *flags: str) -> None:
+    def __init__(
+        self,
+        broker: KafkaBroker,
+        source: str,
+        sink: str,
+        storage: Path,
+        *flags: str,
+        consumer: Mapping[str, str] | None = None,
+        step: beam.DoFn | None = None,
+    ) -> None:
         self.broker, self.sink = broker, sink
         options = PipelineOptions(
             [
@@ -91,11 +102,12 @@ class ExactJob:
             ]
         )
         pipeline = beam.Pipeline(options=options)
+        servers = {"bootstrap.servers": broker.bootstrap_servers}
         (
             pipeline
-            | ReadFromKafka({"bootstrap.servers": broker.bootstrap_servers, "auto.offset.reset": "earliest"}, [source])
-            | beam.ParDo(Count()).with_output_types(tuple[bytes, bytes])
-            | WriteToKafka({"bootstrap.servers": broker.bootstrap_servers}, sink, delivery_guarantee="exactly_once")
+            | ReadFromKafka(servers | {"auto.offset.reset": "earliest"} | dict(consumer or {}), [source])
+            | beam.ParDo(step or Count()).with_output_types(tuple[bytes, bytes])
+            | WriteToKafka(servers, sink, delivery_guarantee="exactly_once")
         )
         self.result = pipeline.run()
         self.job = self.result.job

@@ -1,10 +1,16 @@
-"""Each source has as many subtasks as its topics have partitions, whatever the number of slots."""
+"""A source has as many subtasks as its topics have partitions, whatever the number of slots, and feeds all stages."""
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_k8s import ReadFromKafka
 from beam_k8s.launcher import flink_rest
+from tests.cluster.exact import ExactJob
+
+
+class Pass(beam.DoFn):
+    def process(self, element):
+        yield element
 
 
 def test_topics_of_6_and_3_partitions_on_8_slots(broker, topic, tmp_path, monkeypatch, capfd):
@@ -30,3 +36,44 @@ def test_topics_of_6_and_3_partitions_on_8_slots(broker, topic, tmp_path, monkey
     assert "Six/Source: 6 source subtasks for 6 partitions" in said
     assert "2 of 8 slots have no partition of it to read" in said
     assert "5 of 8 slots have no partition of it to read" in said
+
+
+def test_a_partition_keeps_its_order_before_and_after_scaling_and_all_stages_get_work(
+    broker, topic, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    source, sink = topic(2), topic(1, label="sink")
+    job = ExactJob(broker, source, sink, tmp_path / "storage", "--k8s_task_slots=2", step=Pass())
+    written = 0
+
+    def copied():
+        """Copy 4,000 records, in portions so that there are many frames; what arrived of each partition, in order."""
+        nonlocal written
+        for _ in range(20):
+            broker.produce(source, [(b"k", b"%d" % n, {"partition": n % 2}) for n in range(written, written + 200)])
+            written += 200
+        job.await_output(written)
+        numbers = [int(record.value) for record in broker.read_topic(sink)[-4_000:]]
+        return [[n for n in numbers if n % 2 == partition] for partition in (0, 1)]
+
+    def in_order():
+        return [list(range(written - 4_000 + partition, written, 2)) for partition in (0, 1)]
+
+    try:
+        job.await_parallelism(2)
+        assert copied() == in_order()
+
+        job.job.scale(2)
+        job.await_parallelism(4)
+        copied()
+        vertices = flink_rest.vertices(job.job.flink(), job.job.job_id)
+        stage = next(v for v in vertices if not v.name.startswith("Source: "))
+        subtasks = job.job.flink().get(f"/jobs/{job.job.job_id}/vertices/{stage.id}")["subtasks"]
+        assert all(subtask["metrics"]["read-records"] for subtask in subtasks)
+        assert len(subtasks) == 4
+
+        job.job.scale(1)
+        job.await_parallelism(2)
+        assert copied() == in_order()
+    finally:
+        job.result.cancel()

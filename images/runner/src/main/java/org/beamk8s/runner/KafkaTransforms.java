@@ -95,8 +95,11 @@ public final class KafkaTransforms {
       if (isReactive(environment)) {
         // Flink chooses between forward and rebalance by the parallelism known now, but a reactive
         // cluster decides it later. A forward edge from fewer sources to more stages would leave
-        // the other stages without work.
-        output = frames.rebalance();
+        // the other stages without work; rebalance would spread a partition's frames over all
+        // stages, and its records lose their order. Rescale is one to one while both are as many,
+        // else a source feeds some stages of its own. Its price: barriers do not overtake the
+        // frames on this edge, as on every pointwise one.
+        output = frames.rescale();
       }
     }
     context.addDataStream(transform.getOutputsMap().values().iterator().next(), output);
