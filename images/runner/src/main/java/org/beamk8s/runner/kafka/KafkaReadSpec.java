@@ -3,6 +3,7 @@ package org.beamk8s.runner.kafka;
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.Serializable;
 import java.util.List;
+import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
 import java.util.TreeMap;
@@ -152,7 +153,13 @@ public final class KafkaReadSpec implements Serializable {
     return properties.containsKey(ConsumerConfig.GROUP_ID_CONFIG);
   }
 
-  private OffsetsInitializer startingOffsets() {
+  /**
+   * All but "earliest" become offsets before a split is assigned, and so are part of the first
+   * checkpoint: a start that the reader works out, as it does for Flink's own {@code
+   * committedOffsets}, is worked out anew by each restart until the partition's first record, and
+   * "latest" then skips what came meanwhile.
+   */
+  OffsetsInitializer startingOffsets() {
     switch (start) {
       case "earliest":
         return OffsetsInitializer.earliest();
@@ -173,7 +180,7 @@ public final class KafkaReadSpec implements Serializable {
     OffsetResetStrategy strategy =
         OffsetResetStrategy.valueOf(reset.toUpperCase(java.util.Locale.ROOT));
     if (hasGroup()) {
-      return OffsetsInitializer.committedOffsets(strategy);
+      return OffsetsInitializer.offsets(Map.of(), strategy); // committed ones, else by strategy
     }
     switch (strategy) {
       case EARLIEST:

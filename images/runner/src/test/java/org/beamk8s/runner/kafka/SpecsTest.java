@@ -9,11 +9,16 @@ import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
+import java.lang.reflect.Proxy;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Collection;
+import java.util.HashMap;
 import java.util.Map;
 import java.util.Properties;
+import java.util.Set;
+import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer.PartitionOffsetsRetriever;
 import org.apache.flink.util.InstantiationUtil;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.record.TimestampType;
@@ -23,6 +28,7 @@ import org.junit.rules.TemporaryFolder;
 
 public class SpecsTest {
   private static final TopicPartition A = new TopicPartition("t", 0);
+  private static final TopicPartition B = new TopicPartition("t", 1);
 
   @Rule public final TemporaryFolder folder = new TemporaryFolder();
 
@@ -47,6 +53,26 @@ public class SpecsTest {
     String reset = "'start': 'committed', 'properties': {'auto.offset.reset': 'earliest'}";
     assertEquals("earliest", resolved(reset).getProperty("auto.offset.reset"));
     assertEquals("latest", resolved("'start': 'committed'").getProperty("auto.offset.reset"));
+  }
+
+  /** What Flink leaves to the reader, a marker below 0, is worked out anew by every restart. */
+  @Test
+  public void committedIsAnOffsetBeforeAnythingIsRead() {
+    String reset = "'start': 'committed', 'properties': {'auto.offset.reset': '%s'}";
+    assertEquals(Map.of(A, 5L, B, 9L), startingOffsets("'start': 'committed'"));
+    assertEquals(Map.of(A, 5L, B, 9L), startingOffsets(String.format(reset, "latest")));
+    assertEquals(Map.of(A, 5L, B, 2L), startingOffsets(String.format(reset, "earliest")));
+    IllegalStateException error =
+        assertThrows(
+            IllegalStateException.class, () -> startingOffsets(String.format(reset, "none")));
+    assertTrue(error.getMessage(), error.getMessage().contains("[t-1]"));
+  }
+
+  @Test
+  public void latestIsAnOffsetBeforeAnythingIsRead() {
+    assertEquals(Map.of(A, 9L, B, 9L), startingOffsets("'start': 'latest'"));
+    assertEquals(
+        Map.of(A, 9L, B, 9L), startingOffsets("'start': 'committed', 'group_id': null"));
   }
 
   @Test
@@ -129,6 +155,29 @@ public class SpecsTest {
         5,
         TimestampPolicy.LOG_APPEND_TIME.timestamp(
             record(A, 0, 5, TimestampType.LOG_APPEND_TIME, "k", "v"), 9));
+  }
+
+  /** Of A with a committed offset and B without one, both with the offsets 2 to 8. */
+  private static Map<TopicPartition, Long> startingOffsets(String changes) {
+    PartitionOffsetsRetriever broker =
+        (PartitionOffsetsRetriever)
+            Proxy.newProxyInstance(
+                SpecsTest.class.getClassLoader(),
+                new Class<?>[] {PartitionOffsetsRetriever.class},
+                (proxy, method, arguments) -> {
+                  Map<TopicPartition, Long> offsets =
+                      Map.of(
+                              "committedOffsets", Map.of(A, 5L),
+                              "beginningOffsets", Map.of(A, 2L, B, 2L),
+                              "endOffsets", Map.of(A, 9L, B, 9L))
+                          .get(method.getName());
+                  Map<TopicPartition, Long> asked = new HashMap<>(offsets);
+                  asked.keySet().retainAll((Collection<?>) arguments[0]);
+                  return asked;
+                });
+    return KafkaReadSpec.parse(readSpec(changes))
+        .startingOffsets()
+        .getPartitionOffsets(Set.of(A, B), broker);
   }
 
   private static Properties resolved(String changes) {
