@@ -56,7 +56,7 @@ public final class KafkaFrameSource
   }
 
   /** Wired as {@code KafkaSource.createReader} does, so that its metrics are the usual ones. */
-  private static KafkaSourceReader<ConsumerRecord<byte[], byte[]>> recordReader(
+  private KafkaSourceReader<ConsumerRecord<byte[], byte[]>> recordReader(
       Properties properties, SourceReaderContext context, FetchLog log) {
     KafkaSourceReaderMetrics metrics = new KafkaSourceReaderMetrics(context.metricGroup());
     FutureCompletingBlockingQueue<RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>>> queue =
@@ -69,7 +69,9 @@ public final class KafkaFrameSource
         queue,
         new KafkaSourceFetcherManager(
             queue,
-            () -> new PositionTrackingSplitReader(properties, context, metrics, log),
+            () ->
+                new PositionTrackingSplitReader(
+                    properties, context, metrics, log, spec.goesOnAfterLoss()),
             finished -> {}),
         (record, output, split) -> {
           output.collect(record);

@@ -3,6 +3,7 @@ package org.beamk8s.runner.kafka;
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.Serializable;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
@@ -90,6 +91,7 @@ public final class KafkaReadSpec implements Serializable {
     properties.put(
         ConsumerConfig.VALUE_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class.getName());
     startingOffsets(); // checks start and auto.offset.reset before the job is submitted
+    resetStrategy();
   }
 
   public static KafkaReadSpec parse(byte[] payload) {
@@ -128,13 +130,18 @@ public final class KafkaReadSpec implements Serializable {
   /** The consumer's properties, with references resolved: for the process that opens it only. */
   Properties resolvedProperties(String name) {
     Properties resolved = PropertyReferences.resolve(properties);
-    resolved.setProperty(
-        ConsumerConfig.AUTO_OFFSET_RESET_CONFIG,
-        startingOffsets().getAutoOffsetResetStrategy().toString());
+    // Every split has an offset to start at, so a reset is needed only where that one is gone: the
+    // reader's affair, see PositionTrackingSplitReader. "latest" would skip all that is still there.
+    resolved.setProperty(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "none");
     resolved.putIfAbsent(
         KafkaSourceOptions.CLIENT_ID_PREFIX.key(),
         resolved.getProperty(ConsumerConfig.GROUP_ID_CONFIG, name));
     return resolved;
+  }
+
+  /** Whether a record that is gone before it was read does not end the job. */
+  boolean goesOnAfterLoss() {
+    return resetStrategy() != OffsetResetStrategy.NONE;
   }
 
   /** Flink's source for the same topics, which lends its enumerator. Holds resolved properties. */
@@ -176,9 +183,7 @@ public final class KafkaReadSpec implements Serializable {
 
   /** Without a group nothing is committed, so auto.offset.reset alone decides. */
   private OffsetsInitializer committedOffsets() {
-    String reset = properties.getOrDefault(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "latest");
-    OffsetResetStrategy strategy =
-        OffsetResetStrategy.valueOf(reset.toUpperCase(java.util.Locale.ROOT));
+    OffsetResetStrategy strategy = resetStrategy();
     if (hasGroup()) {
       return OffsetsInitializer.offsets(Map.of(), strategy); // committed ones, else by strategy
     }
@@ -190,5 +195,10 @@ public final class KafkaReadSpec implements Serializable {
       default:
         throw new IllegalArgumentException("start=committed needs a group_id or auto.offset.reset");
     }
+  }
+
+  private OffsetResetStrategy resetStrategy() {
+    String reset = properties.getOrDefault(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "latest");
+    return OffsetResetStrategy.valueOf(reset.toUpperCase(Locale.ROOT));
   }
 }

@@ -44,15 +44,22 @@ public class SpecsTest {
   public void withoutAGroupNothingIsCommitted() {
     Properties properties = resolved("'group_id': null, 'start': 'committed'");
     assertEquals("false", properties.getProperty("commit.offsets.on.checkpoint"));
-    assertEquals("latest", properties.getProperty("auto.offset.reset"));
     assertNull(properties.getProperty("group.id"));
   }
 
+  /** Where retention overtook the read, "latest" would skip what is left. */
   @Test
-  public void committedFallsBackToTheResetOfTheProperties() {
-    String reset = "'start': 'committed', 'properties': {'auto.offset.reset': 'earliest'}";
-    assertEquals("earliest", resolved(reset).getProperty("auto.offset.reset"));
-    assertEquals("latest", resolved("'start': 'committed'").getProperty("auto.offset.reset"));
+  public void noResetOfTheConsumerSkipsRecords() {
+    for (String start : new String[] {"'earliest'", "'latest'", "'committed'", "{'timestamp_ms': 5}"}) {
+      String changes = "'start': " + start + ", 'properties': {'auto.offset.reset': '%s'}";
+      for (String reset : new String[] {"earliest", "latest", "none"}) {
+        String given = String.format(changes, reset);
+        assertEquals("none", resolved(given).getProperty("auto.offset.reset"));
+        assertEquals(
+            !reset.equals("none"), KafkaReadSpec.parse(readSpec(given)).goesOnAfterLoss());
+      }
+    }
+    assertTrue(KafkaReadSpec.parse(readSpec("")).goesOnAfterLoss());
   }
 
   /** What Flink leaves to the reader, a marker below 0, is worked out anew by every restart. */

@@ -9,6 +9,7 @@ import java.util.Map;
 import java.util.OptionalLong;
 import java.util.Properties;
 import java.util.Set;
+import java.util.function.Supplier;
 import org.apache.flink.api.connector.source.SourceReaderContext;
 import org.apache.flink.connector.base.source.reader.RecordsBySplits;
 import org.apache.flink.connector.base.source.reader.RecordsWithSplitIds;
@@ -17,11 +18,15 @@ import org.apache.flink.connector.kafka.source.metrics.KafkaSourceReaderMetrics;
 import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.LogTruncationException;
+import org.apache.kafka.clients.consumer.OffsetOutOfRangeException;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.errors.TimeoutException;
 import org.apache.kafka.common.errors.WakeupException;
 import org.beamk8s.runner.kafka.FetchLog;
 import org.beamk8s.runner.kafka.FetchLog.Position;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /**
  * The connector's reader, that also tells with each batch where every partition stands after it.
@@ -38,17 +43,26 @@ import org.beamk8s.runner.kafka.FetchLog.Position;
  * <p>In the connector's package for the sake of {@link #consumer()}.
  */
 public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader {
+  private static final Logger LOG = LoggerFactory.getLogger(PositionTrackingSplitReader.class);
+
   private final FetchLog log;
+  private final boolean goesOnAfterLoss;
   private final Map<TopicPartition, Long> endAtAssignment = new HashMap<>();
   private boolean announceAssignment;
 
+  /**
+   * {@code properties} are of a consumer that does not reset offsets itself; {@code
+   * goesOnAfterLoss} is whether this reader does, or fails.
+   */
   public PositionTrackingSplitReader(
       Properties properties,
       SourceReaderContext context,
       KafkaSourceReaderMetrics metrics,
-      FetchLog log) {
+      FetchLog log,
+      boolean goesOnAfterLoss) {
     super(properties, context, metrics);
     this.log = log;
+    this.goesOnAfterLoss = goesOnAfterLoss;
   }
 
   @Override
@@ -64,11 +78,17 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
   /** Not known, on a time-out, is an answer too: then the first fetch tells. */
   private Map<TopicPartition, Long> endOffsets(Set<TopicPartition> partitions) {
     try {
-      return consumer().endOffsets(partitions);
-    } catch (WakeupException e) {
-      return consumer().endOffsets(partitions); // a wakeup meant for an earlier poll
+      return inSpiteOfWakeup(() -> consumer().endOffsets(partitions));
     } catch (TimeoutException e) {
       return Map.of();
+    }
+  }
+
+  private static <T> T inSpiteOfWakeup(Supplier<T> request) {
+    try {
+      return request.get();
+    } catch (WakeupException e) {
+      return request.get(); // it was meant for an earlier poll
     }
   }
 
@@ -77,11 +97,43 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> records;
     if (announceAssignment) {
       announceAssignment = false;
-      records = new RecordsBySplits<>(Collections.emptyMap(), Collections.emptySet());
+      records = none();
     } else {
-      records = super.fetch();
+      records = fetchOrReset();
     }
     return new Batch(records, log.fetched(positions()), log);
+  }
+
+  private static RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> none() {
+    return new RecordsBySplits<>(Collections.emptyMap(), Collections.emptySet());
+  }
+
+  /**
+   * What retention deleted before it was read is lost, what it left is not: the oldest record left
+   * is the next. The consumer's own reset would do so without a word.
+   */
+  private RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> fetchOrReset() throws IOException {
+    try {
+      return super.fetch();
+    } catch (LogTruncationException e) {
+      throw e; // of position() too, after records were polled: they come again after a restart
+    } catch (OffsetOutOfRangeException e) {
+      if (!goesOnAfterLoss) {
+        throw e;
+      }
+      e.offsetOutOfRangePartitions().forEach(this::reset);
+      return none();
+    }
+  }
+
+  private void reset(TopicPartition partition, long lost) {
+    consumer().seekToBeginning(Set.of(partition));
+    LOG.warn(
+        "{}: the record at offset {} is gone before it was read, deleted by retention or with its"
+            + " topic. The oldest one left is the next, at offset {}.",
+        partition,
+        lost,
+        inSpiteOfWakeup(() -> consumer().position(partition)));
   }
 
   private Map<TopicPartition, Position> positions() {
