@@ -36,19 +36,22 @@ def stopped(broker, topic, unique, tmp_path, monkeypatch):
             job.result.cancel()
 
 
-def test_a_job_goes_on_where_a_partition_was_quiet_and_retention_was_faster(broker, stopped):
+def test_a_job_goes_on_where_a_partition_was_quiet_retention_was_faster_and_the_topic_grew(broker, stopped):
     source, go_on = stopped
     broker.produce(source, records(100, 100, partition=0))
     broker.produce(source, records(200, 100, partition=1))
     with broker.admin() as admin:
         admin.delete_records({TopicPartition(source, 0): 150})
+        admin.create_partitions({source: 4})
+    broker.produce(source, records(300, 100, partition=3))
 
     job = go_on()
-    job.await_output(250)
+    job.await_output(350)
     copied = sorted(int(record.value.partition(b",")[0]) for record in broker.read_topic(job.sink))
     assert set(range(200, 300)) <= set(copied), "a partition without a record before the checkpoint"
     assert set(range(150, 200)) <= set(copied), "what retention left"
-    assert len(copied) == 250
+    assert set(range(300, 400)) <= set(copied), "a new partition"
+    assert len(copied) == 350
     logs = "".join(path.read_text() for path in (job.job.run_dir / "logs").glob("*taskmanager*"))
     assert f"{source}-0: the record at offset 100 is gone" in logs
     assert "The oldest one left is the next, at offset 150." in logs

@@ -86,12 +86,14 @@ public final class KafkaTransforms {
                 new KafkaFrameSource(spec, name), WatermarkStrategy.noWatermarks(), name, frameType())
             .uid(name);
     DataStream<WindowedValue<byte[]>> output = frames;
-    if (spec.maxParallelism() > 0) {
+    int maxParallelism =
+        RestoredParallelism.of(environment.getConfiguration(), name).orElse(spec.maxParallelism());
+    if (maxParallelism > 0) {
       // More subtasks than partitions would idle. Needs
       // pipeline.operator-chaining.chain-operators-with-different-max-parallelism=false, set by our
       // Flink configuration: else the operators chained to the source inherit its limit.
-      frames.setMaxParallelism(spec.maxParallelism());
-      frames.setParallelism(Math.min(environment.getParallelism(), spec.maxParallelism()));
+      frames.setMaxParallelism(maxParallelism);
+      frames.setParallelism(Math.min(environment.getParallelism(), maxParallelism));
       if (isReactive(environment)) {
         // Flink chooses between forward and rebalance by the parallelism known now, but a reactive
         // cluster decides it later. A forward edge from fewer sources to more stages would leave
