@@ -18,10 +18,10 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The max parallelism that an operator has in the checkpoint or savepoint which the job starts from.
+ * The max parallelism that an operator has in the state which the job starts from.
  *
- * <p>Flink refuses state for an operator whose max parallelism was set to another number. A source's
- * is its partition count, and topics grow.
+ * <p>Flink refuses state for an operator whose max parallelism was set to another number. That of a
+ * source is its partition count, and topics grow.
  */
 final class RestoredParallelism {
   private static final Logger LOG = LoggerFactory.getLogger(RestoredParallelism.class);
