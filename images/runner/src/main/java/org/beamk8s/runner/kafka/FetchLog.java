@@ -1,6 +1,7 @@
 package org.beamk8s.runner.kafka;
 
 import java.util.Map;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.Consumer;
 import org.apache.flink.util.clock.Clock;
@@ -9,13 +10,19 @@ import org.apache.kafka.common.TopicPartition;
 /**
  * What the fetcher thread tells the task thread: each batch has an entry with a number, the time
  * when it was fetched and every partition's position after it. The entry is delivered when the
- * batch was emitted as a whole.
+ * batch was emitted as a whole. And one question back: are the partitions that seem caught up?
  */
 public final class FetchLog {
+  /** How often the broker is asked at most; an answer is for all partitions. */
+  private static final long QUESTION_INTERVAL_MS = 2000;
+
   private final AtomicLong lastFetched = new AtomicLong();
   private final Clock clock;
   private final Consumer<Entry> onEmitted;
+  private final AtomicBoolean question = new AtomicBoolean();
+  private volatile Runnable onQuestion = () -> {};
   private long lastEmitted;
+  private long askedAt = Long.MIN_VALUE / 2;
 
   /**
    * Times are relative ones of {@code clock}, so that a change of the wall clock makes nothing
@@ -26,9 +33,34 @@ public final class FetchLog {
     this.onEmitted = onEmitted;
   }
 
-  /** In the fetcher thread: a batch was fetched, and {@code positions} hold after it. */
-  public Entry fetched(Map<TopicPartition, Position> positions) {
-    return new Entry(lastFetched.incrementAndGet(), clock.relativeTimeMillis(), positions);
+  /**
+   * In the fetcher thread: a batch was fetched, and {@code positions} hold after it. {@code
+   * confirmed}: the broker was asked for the ends of those caught up, and did not just once answer
+   * a fetch of them.
+   */
+  public Entry fetched(Map<TopicPartition, Position> positions, boolean confirmed) {
+    return new Entry(
+        lastFetched.incrementAndGet(), clock.relativeTimeMillis(), positions, confirmed);
+  }
+
+  /** {@code onQuestion} makes the fetcher thread fetch at once, and is called in another one. */
+  public void onQuestion(Runnable onQuestion) {
+    this.onQuestion = onQuestion;
+  }
+
+  /** In the task thread: asks for an entry that is confirmed, unless that was done just now. */
+  void ask() {
+    long now = clock.relativeTimeMillis();
+    if (now - askedAt >= QUESTION_INTERVAL_MS) {
+      askedAt = now;
+      question.set(true);
+      onQuestion.run();
+    }
+  }
+
+  /** In the fetcher thread: whether the next entry is wanted confirmed. True once a question. */
+  public boolean takeQuestion() {
+    return question.getAndSet(false);
   }
 
   /** In the task thread: all records of the entry's batch were emitted. */
@@ -50,11 +82,17 @@ public final class FetchLog {
     private final long number;
     final long fetchedAt;
     final Map<TopicPartition, Position> positions;
+    final boolean confirmed;
 
-    private Entry(long number, long fetchedAt, Map<TopicPartition, Position> positions) {
+    private Entry(
+        long number,
+        long fetchedAt,
+        Map<TopicPartition, Position> positions,
+        boolean confirmed) {
       this.number = number;
       this.fetchedAt = fetchedAt;
       this.positions = positions;
+      this.confirmed = confirmed;
     }
   }
 
@@ -63,17 +101,23 @@ public final class FetchLog {
     public static final long END_UNKNOWN = -1;
 
     /** The offset to be read next. */
-    final long next;
+    public final long next;
 
     /** The offset after the partition's last record as far as the consumer knows, or unknown. */
-    final long end;
+    public final long end;
 
     public Position(long next, long end) {
       this.next = next;
       this.end = end;
     }
 
-    boolean isCaughtUp() {
+    /** With the end that an answer tells of the same place, or unknown if that did not come. */
+    public Position with(Position answer) {
+      boolean unknown = answer.end == END_UNKNOWN;
+      return new Position(next, unknown ? END_UNKNOWN : Math.max(end, answer.end));
+    }
+
+    public boolean isCaughtUp() {
       return end != END_UNKNOWN && next >= end;
     }
 

@@ -32,9 +32,10 @@ import org.joda.time.Instant;
  *
  * <p><b>Watermarks</b> are emitted here and not by a WatermarkStrategy, because only here it is
  * known which partitions have a backlog (see {@link PartitionWatermarks}). They advance at the
- * boundaries of the connector's batches, with the positions that held at that boundary; between
- * batches time counts only while everything fetched is emitted. So a reader held up by backpressure
- * for a minute does not call a partition idle whose records lie fetched behind others.
+ * boundaries of the connector's batches, with the positions that held at that boundary. So a reader
+ * held up by backpressure for a minute does not call a partition idle whose records lie fetched
+ * behind others. Where a partition seems idle a batch is asked for, without records if need be, for
+ * which the broker was asked too.
  *
  * <p>With {@link TimestampPolicy#PROCESSING_TIME} the watermark is the clock.
  */
@@ -91,7 +92,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     boolean more = mayHaveMore(status);
     boolean drained = !more && log.isEmitted();
     if (drained) {
-      watermarks.advance(clock.relativeTimeMillis());
+      confirmIfNeeded(clock.relativeTimeMillis());
     }
     emitFrame(output, drained);
     emitWatermark(output);
@@ -116,7 +117,17 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
         watermarks.behind(partition);
       }
     }
-    watermarks.advance(entry.fetchedAt);
+    if (entry.confirmed) {
+      watermarks.confirmed(entry.fetchedAt);
+    }
+    watermarks.advance();
+    confirmIfNeeded(entry.fetchedAt);
+  }
+
+  private void confirmIfNeeded(long now) {
+    if (policy != TimestampPolicy.PROCESSING_TIME && watermarks.needsConfirmation(now)) {
+      log.ask();
+    }
   }
 
   private void emitFrame(ReaderOutput<WindowedValue<byte[]>> output, boolean drained) {

@@ -18,7 +18,9 @@ import java.util.Map;
  *       out although it has a backlog that just was not fetched yet.
  *   <li>A partition is idle, and left out, only while it is known to have no backlog. Then it must
  *       stay so for the idle timeout, as its next record may be on its way; except if the partition
- *       never held a record, as an empty topic should not hold others up.
+ *       never held a record, as an empty topic should not hold others up. That nothing is heard of
+ *       a partition is no such knowledge, as its broker may be gone and another one take its
+ *       records: time counts only up to when the broker was last asked.
  * </ul>
  *
  * <p>If all are idle the watermark stays and {@link #isIdle} tells it: it never jumps to the wall
@@ -27,6 +29,9 @@ import java.util.Map;
 final class PartitionWatermarks<K> {
   /** No watermark yet. */
   static final long NONE = Long.MIN_VALUE;
+
+  /** An idle partition is confirmed so often. */
+  private static final long CONFIRMATION_INTERVAL_MS = 5000;
 
   private final long outOfOrderness;
   private final long idleTimeout;
@@ -39,6 +44,7 @@ final class PartitionWatermarks<K> {
     boolean caughtUp;
     boolean neverHeldRecord;
     long caughtUpSince;
+    long confirmedAt;
     boolean idle;
   }
 
@@ -87,19 +93,42 @@ final class PartitionWatermarks<K> {
     if (!partition.caughtUp) {
       partition.caughtUp = true;
       partition.caughtUpSince = now;
+      partition.confirmedAt = now;
     }
     partition.neverHeldRecord = neverHeldRecord;
   }
 
-  /** Brings the watermark up to what is known at {@code now} on the clock of {@link #caughtUp}. */
-  void advance(long now) {
+  /** At {@code now} the broker was asked anew, and each partition still caught up is so indeed. */
+  void confirmed(long now) {
+    partitions.values().forEach(partition -> partition.confirmedAt = now);
+  }
+
+  /** Whether a partition is about to be idle at {@code now}, or is so, and should be confirmed. */
+  boolean needsConfirmation(long now) {
+    for (Partition partition : partitions.values()) {
+      if (partition.idle
+          ? now - partition.confirmedAt >= CONFIRMATION_INTERVAL_MS
+          : isQuiet(partition, now)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  private boolean isQuiet(Partition partition, long now) {
+    return partition.caughtUp
+        && idleTimeout > 0
+        && now - partition.caughtUpSince >= idleTimeout;
+  }
+
+  /** Brings the watermark up to what is known. */
+  void advance() {
     long least = Long.MAX_VALUE;
     idle = true;
     for (Partition partition : partitions.values()) {
       partition.idle =
-          partition.caughtUp
-              && (partition.neverHeldRecord
-                  || (idleTimeout > 0 && now - partition.caughtUpSince >= idleTimeout));
+          (partition.caughtUp && partition.neverHeldRecord)
+              || isQuiet(partition, partition.confirmedAt);
       if (!partition.idle) {
         idle = false;
         least = Math.min(least, partition.greatestTimestamp);

@@ -105,6 +105,8 @@ public class KafkaFrameReaderTest {
     records.batch(Map.of(A, new Position(2, 2), B, new Position(2, 2)), record(B, 1, 200));
     clock.advanceTime(1, TimeUnit.HOURS);
     drain(reader);
+    records.batch(Map.of(A, new Position(2, 2), B, new Position(2, 2)));
+    drain(reader);
     // idle only in the end, when nothing is left and nothing came for the hour
     assertEquals(
         List.of(
@@ -131,12 +133,50 @@ public class KafkaFrameReaderTest {
     clock.advanceTime(100, TimeUnit.MILLISECONDS);
     events.clear();
     poll(reader);
+    poll(reader);
+    assertEquals(1, records.questions); // is the broker of the same opinion?
+    assertEquals(List.of(), events);
+    records.batch(end);
+    poll(reader);
     assertEquals(List.of("idle"), events);
     records.batch(Map.of(A, new Position(2, 2), B, new Position(1, 1)), record(A, 1, 600));
     events.clear();
     poll(reader);
     assertEquals(List.of("active", "frame of 1 at 600", "watermark 599"), events);
     reader.close();
+  }
+
+  /** B's records went to another broker while nothing was heard of the one that had it. */
+  @Test
+  public void aPartitionThatTheBrokerDoesNotConfirmHoldsTheWatermark() throws Exception {
+    KafkaFrameReader reader = reader("", A, B);
+    records.batch(
+        Map.of(A, new Position(1, 1), B, new Position(1, 1)), record(A, 0, 500), record(B, 0, 100));
+    poll(reader);
+    clock.advanceTime(1, TimeUnit.HOURS);
+    poll(reader);
+    assertEquals(1, records.questions);
+    Position unknown = new Position(1, Position.END_UNKNOWN);
+    records.batch(Map.of(A, new Position(2, 2), B, unknown), record(A, 1, 9000));
+    poll(reader);
+    records.batch(Map.of(A, new Position(2, 2), B, new Position(2, 2)), record(B, 1, 200));
+    poll(reader);
+    assertEquals("watermark 199", events.get(events.size() - 1));
+  }
+
+  /** The busy one leaves no moment in which nothing is left to be read. */
+  @Test
+  public void aQuietPartitionIsAskedForWhileAnotherIsBusy() throws Exception {
+    KafkaFrameReader reader = reader("'frame_records': 1", A, B);
+    for (int i = 0; i < 20; i++) {
+      clock.advanceTime(10, TimeUnit.MILLISECONDS);
+      records.batch(
+          Map.of(A, new Position(i + 1, 99), B, new Position(3, 3)), record(A, i, 1000 + i));
+    }
+    for (int i = 0; i < 19; i++) {
+      assertEquals(InputStatus.MORE_AVAILABLE, poll(reader));
+    }
+    assertEquals(1, records.questions);
   }
 
   @Test
@@ -303,16 +343,18 @@ public class KafkaFrameReaderTest {
     private final Deque<FetchLog.Entry> entries = new ArrayDeque<>();
     private TopicPartition finished;
     private boolean ended;
+    private int questions;
 
     ScriptedReader(FetchLog log) {
       this.log = log;
+      log.onQuestion(() -> questions++);
     }
 
     @SafeVarargs
     final void batch(
         Map<TopicPartition, Position> positions, ConsumerRecord<byte[], byte[]>... records) {
       batches.add(new ArrayDeque<>(List.of(records)));
-      entries.add(log.fetched(positions));
+      entries.add(log.fetched(positions, log.takeQuestion()));
     }
 
     @Override

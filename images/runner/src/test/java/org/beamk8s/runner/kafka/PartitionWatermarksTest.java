@@ -24,7 +24,7 @@ public class PartitionWatermarksTest {
     watermarks.record("a", 5000);
     watermarks.record("b", 3000);
     watermarks.record("b", 2000);
-    watermarks.advance(0);
+    watermarks.advance();
     assertEquals(3000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
   }
 
@@ -32,7 +32,8 @@ public class PartitionWatermarksTest {
   public void aPartitionNotHeardOfHoldsTheWatermarkHoweverLong() {
     add("a", "b");
     watermarks.record("a", 5000);
-    watermarks.advance(1_000_000);
+    watermarks.confirmed(1_000_000);
+    watermarks.advance();
     assertEquals(PartitionWatermarks.NONE, watermarks.watermark());
     assertFalse(watermarks.isIdle());
   }
@@ -44,7 +45,8 @@ public class PartitionWatermarksTest {
     watermarks.record("b", 1000);
     watermarks.caughtUp("b", false, 0);
     watermarks.behind("b");
-    watermarks.advance(1_000_000);
+    watermarks.confirmed(1_000_000);
+    watermarks.advance();
     assertEquals(1000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
   }
 
@@ -53,7 +55,8 @@ public class PartitionWatermarksTest {
     add("a", "empty");
     watermarks.record("a", 5000);
     watermarks.caughtUp("empty", true, 7);
-    watermarks.advance(7);
+    watermarks.confirmed(7);
+    watermarks.advance();
     assertEquals(5000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
   }
 
@@ -63,10 +66,39 @@ public class PartitionWatermarksTest {
     watermarks.record("a", 5000);
     watermarks.caughtUp("quiet", false, 7);
     watermarks.caughtUp("quiet", false, 50); // since 7, not since 50
-    watermarks.advance(7 + IDLE_TIMEOUT - 1);
+    watermarks.confirmed(7 + IDLE_TIMEOUT - 1);
+    watermarks.advance();
     assertEquals(PartitionWatermarks.NONE, watermarks.watermark());
-    watermarks.advance(7 + IDLE_TIMEOUT);
+    watermarks.confirmed(7 + IDLE_TIMEOUT);
+    watermarks.advance();
     assertEquals(5000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
+  }
+
+  /** Its broker may be gone: the records that another one took meanwhile would be late. */
+  @Test
+  public void aPartitionIsNotLeftOutBecauseNothingIsHeardOfIt() {
+    add("a", "quiet");
+    watermarks.record("a", 5000);
+    watermarks.caughtUp("quiet", false, 7);
+    watermarks.caughtUp("quiet", false, 7 + 10 * IDLE_TIMEOUT);
+    watermarks.advance();
+    assertEquals(PartitionWatermarks.NONE, watermarks.watermark());
+  }
+
+  @Test
+  public void confirmationIsNeededForWhatIsAboutToBeIdleAndNowAndThenWhileItIs() {
+    add("a");
+    assertFalse(watermarks.needsConfirmation(1_000_000));
+    watermarks.caughtUp("a", false, 7);
+    assertFalse(watermarks.needsConfirmation(7 + IDLE_TIMEOUT - 1));
+    assertTrue(watermarks.needsConfirmation(7 + IDLE_TIMEOUT));
+    watermarks.confirmed(200);
+    watermarks.advance();
+    assertTrue(watermarks.isIdle());
+    assertFalse(watermarks.needsConfirmation(5199));
+    assertTrue(watermarks.needsConfirmation(5200));
+    watermarks.behind("a");
+    assertFalse(watermarks.needsConfirmation(5200));
   }
 
   @Test
@@ -78,10 +110,12 @@ public class PartitionWatermarksTest {
     patient.record("a", 5000);
     patient.caughtUp("empty", true, 0);
     patient.caughtUp("quiet", false, 0);
-    patient.advance(1_000_000);
+    patient.confirmed(1_000_000);
+    patient.advance();
     assertEquals(PartitionWatermarks.NONE, patient.watermark());
     patient.remove("quiet");
-    patient.advance(1_000_000);
+    patient.confirmed(1_000_000);
+    patient.advance();
     assertEquals(5000 - OUT_OF_ORDERNESS - 1, patient.watermark());
   }
 
@@ -92,9 +126,11 @@ public class PartitionWatermarksTest {
     watermarks.record("b", 3000);
     watermarks.caughtUp("a", false, 0);
     watermarks.caughtUp("b", false, 0);
-    watermarks.advance(10);
+    watermarks.confirmed(10);
+    watermarks.advance();
     assertFalse(watermarks.isIdle());
-    watermarks.advance(IDLE_TIMEOUT);
+    watermarks.confirmed(IDLE_TIMEOUT);
+    watermarks.advance();
     assertTrue(watermarks.isIdle());
     assertFalse(watermarks.isWaiting());
     assertEquals(3000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
@@ -104,7 +140,7 @@ public class PartitionWatermarksTest {
   public void aRecordEndsIdlenessAtOnce() {
     add("a");
     watermarks.caughtUp("a", true, 0);
-    watermarks.advance(0);
+    watermarks.advance();
     assertTrue(watermarks.isIdle());
     watermarks.record("a", 1);
     assertFalse(watermarks.isIdle());
@@ -115,13 +151,13 @@ public class PartitionWatermarksTest {
   public void aNewPartitionHoldsButNeverPullsBack() {
     add("a");
     watermarks.record("a", 5000);
-    watermarks.advance(0);
+    watermarks.advance();
     add("new");
     watermarks.record("a", 9000);
-    watermarks.advance(0);
+    watermarks.advance();
     assertEquals(5000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
     watermarks.record("new", 10);
-    watermarks.advance(0);
+    watermarks.advance();
     assertEquals(5000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
   }
 
@@ -132,14 +168,14 @@ public class PartitionWatermarksTest {
     watermarks.remove("b");
     watermarks.caughtUp("b", false, 0); // told after it finished
     watermarks.behind("b");
-    watermarks.advance(0);
+    watermarks.advance();
     assertEquals(5000 - OUT_OF_ORDERNESS - 1, watermarks.watermark());
   }
 
   @Test
   public void noPartitionIsIdle() {
     assertTrue(watermarks.isIdle());
-    watermarks.advance(0);
+    watermarks.advance();
     assertTrue(watermarks.isIdle());
     assertEquals(PartitionWatermarks.NONE, watermarks.watermark());
   }
@@ -157,7 +193,7 @@ public class PartitionWatermarksTest {
         now += random.nextInt(40);
         int key = random.nextInt(4);
         boolean assigned = oracle.assigned().contains(key);
-        switch (random.nextInt(8)) {
+        switch (random.nextInt(9)) {
           case 0:
             if (!assigned) {
               watermarks.add(key);
@@ -175,7 +211,11 @@ public class PartitionWatermarksTest {
             oracle.history.add(new long[] {Oracle.BEHIND, key, 0});
             break;
           case 3:
+            watermarks.confirmed(now);
+            oracle.history.add(new long[] {Oracle.CONFIRMED, Oracle.ALL, now});
+            break;
           case 4:
+          case 5:
             boolean never = random.nextInt(5) == 0;
             watermarks.caughtUp(key, never, now);
             oracle.history.add(new long[] {never ? Oracle.NEVER : Oracle.CAUGHT_UP, key, now});
@@ -187,8 +227,8 @@ public class PartitionWatermarksTest {
               oracle.history.add(new long[] {Oracle.RECORD, key, timestamp});
             }
         }
-        watermarks.advance(now);
-        oracle.advance(now);
+        watermarks.advance();
+        oracle.advance();
         assertEquals("seed " + seed + " step " + step, oracle.watermark, watermarks.watermark());
         assertEquals("seed " + seed + " step " + step, oracle.idle, watermarks.isIdle());
         assertEquals(!oracle.idle, watermarks.isWaiting());
@@ -209,6 +249,8 @@ public class PartitionWatermarksTest {
     static final long BEHIND = 3;
     static final long CAUGHT_UP = 4;
     static final long NEVER = 5;
+    static final long CONFIRMED = 6;
+    static final long ALL = -1;
 
     final List<long[]> history = new ArrayList<>();
     long watermark = PartitionWatermarks.NONE;
@@ -230,7 +272,7 @@ public class PartitionWatermarksTest {
     private List<long[]> life(int key) {
       List<long[]> life = new ArrayList<>();
       for (long[] event : history) {
-        if (event[1] == key) {
+        if (event[1] == key || event[1] == ALL) {
           if (event[0] == ADD) {
             life.clear();
           } else {
@@ -241,21 +283,31 @@ public class PartitionWatermarksTest {
       return life;
     }
 
-    private boolean isIdle(int key, long now) {
-      List<long[]> life = life(key);
-      int first = life.size(); // of the unbroken run of "caught up" at the end
-      while (first > 0 && life.get(first - 1)[0] >= CAUGHT_UP) {
-        first--;
+    private boolean isIdle(int key) {
+      boolean never = false;
+      long since = -1; // when the unbroken run of "caught up" at the end began, and as yet lasts
+      long until = -1;
+      for (long[] event : life(key)) {
+        if (event[0] <= BEHIND) {
+          since = -1;
+        } else if (event[0] == CONFIRMED) {
+          until = event[2];
+        } else {
+          never = event[0] == NEVER;
+          if (since < 0) {
+            since = event[2];
+            until = since;
+          }
+        }
       }
-      return first < life.size()
-          && (life.get(life.size() - 1)[0] == NEVER || now - life.get(first)[2] >= IDLE_TIMEOUT);
+      return since >= 0 && (never || until - since >= IDLE_TIMEOUT);
     }
 
-    void advance(long now) {
+    void advance() {
       idle = true;
       long least = Long.MAX_VALUE;
       for (int key : assigned()) {
-        if (isIdle(key, now)) {
+        if (isIdle(key)) {
           continue;
         }
         idle = false;

@@ -4,12 +4,12 @@ import java.io.IOException;
 import java.time.Duration;
 import java.util.Collections;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.Map;
 import java.util.OptionalLong;
 import java.util.Properties;
 import java.util.Set;
 import java.util.function.Supplier;
+import java.util.stream.Collectors;
 import org.apache.flink.api.connector.source.SourceReaderContext;
 import org.apache.flink.connector.base.source.reader.RecordsBySplits;
 import org.apache.flink.connector.base.source.reader.RecordsWithSplitIds;
@@ -36,18 +36,34 @@ import org.slf4j.LoggerFactory;
  * emitted, whatever the two threads and the queue between them do.
  *
  * <p>A partition's end is what the consumer learnt from its fetches (no request is made for it),
- * and before the first fetch what one request at the assignment answered. After an assignment one
- * batch without records is delivered at once: {@code poll} would wait up to 10 s for records before
- * anyone learnt that the new partitions are empty.
+ * and before the first fetch what one request at the assignment answered. But a consumer does not
+ * tell that fetches are no longer answered. So a partition that seems to be read up is asked for
+ * once more when the log wants to know, and where no answer comes its end is not known.
+ *
+ * <p>After an assignment one batch without records is delivered at once: {@code poll} would wait up
+ * to 10 s for records before anyone learnt that the new partitions are empty.
  *
  * <p>In the connector's package for the sake of {@link #consumer()}.
  */
 public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader {
+  /** With time to connect: empty partitions are held back until there is an answer. */
+  private static final Duration ASSIGNMENT_TIMEOUT = Duration.ofSeconds(10);
+
+  /** Meanwhile no partition of this reader is read on. */
+  private static final Duration ANSWER_TIMEOUT = Duration.ofSeconds(1);
+
+  /** How soon it is asked again where the answer was none, or a backlog that no fetch brings. */
+  private static final long ASK_AGAIN_MS = 10_000;
+
   private static final Logger LOG = LoggerFactory.getLogger(PositionTrackingSplitReader.class);
 
   private final FetchLog log;
   private final boolean goesOnAfterLoss;
-  private final Map<TopicPartition, Long> endAtAssignment = new HashMap<>();
+
+  /** What the broker answered, or did not, and where the reader stood then and still stands. */
+  private final Map<TopicPartition, Position> answers = new HashMap<>();
+
+  private long askedAt;
   private boolean announceAssignment;
 
   /**
@@ -63,25 +79,39 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     super(properties, context, metrics);
     this.log = log;
     this.goesOnAfterLoss = goesOnAfterLoss;
+    log.onQuestion(this::wakeUp);
   }
 
   @Override
   public void handleSplitsChanges(SplitsChange<KafkaPartitionSplit> change) {
     super.handleSplitsChanges(change);
-    Set<TopicPartition> added = new HashSet<>();
-    change.splits().forEach(split -> added.add(split.getTopicPartition()));
-    added.retainAll(consumer().assignment()); // an empty bounded split is dropped at once
-    endAtAssignment.putAll(endOffsets(added));
+    Map<TopicPartition, Position> positions = positions();
+    positions
+        .keySet()
+        .retainAll(
+            change.splits().stream()
+                .map(KafkaPartitionSplit::getTopicPartition)
+                .collect(Collectors.toSet()));
+    ask(positions, ASSIGNMENT_TIMEOUT);
     announceAssignment = true;
   }
 
-  /** Not known, on a time-out, is an answer too: then the first fetch tells. */
-  private Map<TopicPartition, Long> endOffsets(Set<TopicPartition> partitions) {
+  private void ask(Map<TopicPartition, Position> positions, Duration timeout) {
+    Map<TopicPartition, Long> ends;
     try {
-      return inSpiteOfWakeup(() -> consumer().endOffsets(partitions));
-    } catch (TimeoutException e) {
-      return Map.of();
+      ends = inSpiteOfWakeup(() -> consumer().endOffsets(positions.keySet(), timeout));
+    } catch (TimeoutException | WakeupException e) {
+      LOG.warn(
+          "The watermark waits for {}: no answer within {} whether they have records.",
+          positions.keySet(),
+          timeout);
+      ends = Map.of();
     }
+    for (Map.Entry<TopicPartition, Position> asked : positions.entrySet()) {
+      long end = ends.getOrDefault(asked.getKey(), Position.END_UNKNOWN);
+      answers.put(asked.getKey(), new Position(asked.getValue().next, end));
+    }
+    askedAt = System.nanoTime();
   }
 
   private static <T> T inSpiteOfWakeup(Supplier<T> request) {
@@ -101,7 +131,29 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     } else {
       records = fetchOrReset();
     }
-    return new Batch(records, log.fetched(positions()), log);
+    Map<TopicPartition, Position> positions = positions();
+    answers.entrySet().removeIf(e -> !isOf(e.getValue(), positions.get(e.getKey())));
+    boolean ask = log.takeQuestion() || isDoubtful();
+    if (ask) {
+      Map<TopicPartition, Position> quiet = new HashMap<>(positions);
+      quiet
+          .entrySet()
+          .removeIf(e -> !e.getValue().isCaughtUp() && !answers.containsKey(e.getKey()));
+      ask(quiet, ANSWER_TIMEOUT);
+    }
+    positions.replaceAll(
+        (partition, position) -> position.with(answers.getOrDefault(partition, position)));
+    return new Batch(records, log.fetched(positions, ask), log);
+  }
+
+  /** A reader that moved on was answered a fetch, which tells the end as well. */
+  private static boolean isOf(Position answer, Position position) {
+    return position != null && position.next == answer.next;
+  }
+
+  private boolean isDoubtful() {
+    return System.nanoTime() - askedAt >= ASK_AGAIN_MS * 1_000_000
+        && answers.values().stream().anyMatch(answer -> !answer.isCaughtUp());
   }
 
   private static RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> none() {
@@ -154,11 +206,7 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
 
   private long end(TopicPartition partition, long position) {
     OptionalLong lag = consumer().currentLag(partition);
-    if (lag.isPresent()) {
-      endAtAssignment.remove(partition);
-      return position + lag.getAsLong();
-    }
-    return endAtAssignment.getOrDefault(partition, Position.END_UNKNOWN);
+    return lag.isPresent() ? position + lag.getAsLong() : Position.END_UNKNOWN;
   }
 
   private static final class Batch implements RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> {

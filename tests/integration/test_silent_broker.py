@@ -1,0 +1,79 @@
+"""A partition whose broker does not answer is not idle: what it takes meanwhile must not be late."""
+
+import os
+import signal
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import FixedWindows
+
+from beam_k8s import ReadFromKafka, WriteToKafka
+from tests.cluster.kafka import KafkaBroker
+
+
+@pytest.fixture
+def silent(tmp_path):
+    """A broker of the test's own, to be stopped and continued."""
+    with KafkaBroker(tmp_path / "silent") as running:
+        running.create_topics({"quiet": 1})
+        try:
+            yield running
+        finally:
+            os.kill(running.pid, signal.SIGCONT)
+
+
+def read(broker, topic):
+    return f"Read {topic}" >> ReadFromKafka(
+        {"bootstrap.servers": broker.bootstrap_servers, "auto.offset.reset": "earliest"},
+        [topic],
+        timestamp_policy=ReadFromKafka.create_time_policy,
+        max_out_of_orderness=0,
+        idle_timeout=20,
+    )
+
+
+def test_records_of_a_broker_that_was_silent_are_not_late(broker, silent, topic, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    lively, sink = topic(label="lively"), topic(label="sink")
+    flags = ["--runner=FlinkK8s", "--k8s_target=local", "--k8s_task_slots=1", "--checkpointing_interval=1000"]
+    pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    (
+        (pipeline | read(broker, lively), pipeline | read(silent, "quiet"))
+        | beam.Flatten()
+        | beam.WindowInto(FixedWindows(10))
+        | beam.Map(lambda record: (b"all", record[1])).with_output_types(tuple[bytes, bytes])
+        | beam.GroupByKey()
+        | beam.MapTuple(lambda key, values: (key, b" ".join(sorted(values)))).with_output_types(tuple[bytes, bytes])
+        | WriteToKafka({"bootstrap.servers": broker.bootstrap_servers}, sink)
+    )
+    result = pipeline.run()
+
+    def wait(what):
+        deadline = time.monotonic() + 150
+        while not what():
+            assert time.monotonic() < deadline, what
+            assert result.state != "FAILED"
+            time.sleep(0.2)
+
+    def windows():
+        return [record.value for record in broker.read_topic(sink)]
+
+    def logs():
+        return "".join(path.read_text() for path in (result.job.run_dir / "logs").glob("*taskmanager*"))
+
+    try:
+        broker.produce(lively, [(None, b"a", {"timestamp_ms": 1_000}), (None, b"a", {"timestamp_ms": 15_000})])
+        silent.produce("quiet", [(None, b"b", {"timestamp_ms": 1_000}), (None, b"b", {"timestamp_ms": 15_000})])
+        wait(lambda: windows() == [b"a b"])  # both were read to their ends, and neither is idle yet
+        os.kill(silent.pid, signal.SIGSTOP)
+        wait(lambda: "The watermark waits for [quiet-0]" in logs())
+        broker.produce(lively, [(None, b"c", {"timestamp_ms": 25_000}), (None, b"c", {"timestamp_ms": 99_000})])
+        time.sleep(5)  # enough for the window of the first of them to end, did nothing hold it
+        os.kill(silent.pid, signal.SIGCONT)
+        silent.produce("quiet", [(None, b"d", {"timestamp_ms": 26_000})])
+        wait(lambda: len(windows()) == 3)
+        assert windows() == [b"a b", b"a b", b"c d"]
+    finally:
+        result.cancel()
