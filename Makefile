@@ -5,13 +5,23 @@ BIN := .venv/bin
 JAR := beam_k8s/jars/beam-k8s-runner.jar
 RUNNER_SOURCES := $(shell find images/runner -path '*/target' -prune -o -type f -print 2>/dev/null)
 
-.PHONY: demo test soak lint jar wheel setup check clean
+.PHONY: demo test test-cluster cluster-up cluster-down soak lint jar wheel setup check clean
 
 demo: setup $(JAR) ## two Kafka topics -> Beam Python on Flink -> a third topic, all real, on this machine
 	$(BIN)/python -m tests.cluster.demo
 
 test: setup $(JAR) lint ## all tests
-	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/pytest -m 'not slow and not cluster' $(PYTEST_ARGS)
+
+test-cluster: setup $(JAR) ## those that need Kubernetes: root on Debian; tests/cluster/README.md
+	$(BIN)/python -m tests.cluster.kube build
+	$(BIN)/pytest -m cluster $(PYTEST_ARGS)
+
+cluster-up: setup ## Kubernetes and Flink's operator on this machine, to try things by hand
+	$(BIN)/python -m tests.cluster.kube up
+
+cluster-down:
+	$(BIN)/python -m tests.cluster.kube down
 
 soak: setup $(JAR) ## what takes dozens of runs or half an hour
 	$(BIN)/pytest -m slow --timeout 7200 $(PYTEST_ARGS)

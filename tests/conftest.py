@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.local import SessionCluster
     from tests.cluster.kafka import KafkaBroker
+    from tests.cluster.kube import KubeCluster
     from tests.cluster.prism import Prism
 
 
@@ -79,4 +82,16 @@ def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prism]:
     from tests.cluster.prism import Prism
 
     with Prism(tmp_path_factory.mktemp("prism")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kube_cluster() -> Iterator[KubeCluster]:
+    """A running Kubernetes with Flink's operator: that of KUBECONFIG if BEAM_K8S_TEST_CLUSTER=given, else one of our
+    own. Share it: name namespaces with ``unique``.
+    """
+    from tests.cluster.kube import KubeCluster
+
+    given = os.environ.get("BEAM_K8S_TEST_CLUSTER") == "given"
+    with KubeCluster(kubeconfig=Path(os.environ["KUBECONFIG"]) if given else None) as running:
         yield running
