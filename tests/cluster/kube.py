@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["FOLDER", "KubeCluster", "KubeError", "members"]
+__all__ = ["FOLDER", "HOST", "INTERFACE", "KubeCluster", "KubeError", "members"]
 
 FOLDER = parts.CACHE / "run"
 """Its state: made anew when it starts, emptied but for ``log`` when it stops."""
@@ -53,6 +53,7 @@ INTERFACE = "beam-k8s"
 # Benchmarking's own addresses (RFC 2544): no real network has them.
 NETWORK = "198.18.0.0/15"
 HOST = "198.18.0.1"
+"""This machine as pods see it: what listens there, they reach."""
 NODE = "198.18.0.2"
 PODS = "198.18.64.0/24"
 SERVICES = "198.19.0.0/16"
@@ -173,6 +174,7 @@ class KubeCluster:
         """How long each step of the start took [s]."""
         self._given = kubeconfig is not None
         self._detached = detached
+        self._owns = False
         self._first = 0
         self._programs = Path()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -222,13 +224,15 @@ class KubeCluster:
                 raise KubeError(
                     "A test cluster runs on this machine already. `python -m tests.cluster.kube down` stops it."
                 ) from None
+            self._owns = True
             try:
                 self._end(0)  # what one that was killed has left
                 self._make_room(lock)
                 parts.copy_store(store, FOLDER / "containerd")
                 done("room")
                 self._start_control_plane()
-                for document in [*parts.crds(), Path(__file__).with_name("operator.yaml").read_text()]:
+                operator = Path(__file__).with_name("operator.yaml").read_text()
+                for document in (*parts.crds(), operator.replace("OPERATOR_IMAGE", parts.OPERATOR_IMAGE)):
                     self.create(document)
                 done("control plane")
                 self._start_node()
@@ -236,28 +240,35 @@ class KubeCluster:
                 self.await_object("apps/v1", "Deployment", "flink-operator", _available, namespace="flink-operator")
                 done("operator")
             except BaseException:
-                self._end(self._first)
+                self.stop()
                 raise
 
     def stop(self) -> None:
-        """End all its processes and remove what they left. Its logs stay. Does nothing if there is none."""
-        if not self._given:
-            self._end(self._first or _running())
+        """End what was started here and remove what it left. Its logs stay."""
+        if self._dynamic is not None:
+            self._dynamic.client.close()
+            self._dynamic = None
+        if self._owns:
+            self._end(self._first)
+            self._owns = False
+
+    def take_over(self) -> None:
+        """Own the cluster that runs on this machine, if there is one: ``stop`` then ends it."""
+        self._first, self._owns = _running(), True
 
     def _end(self, first: int) -> None:
         members = _members(first)
-        for process in [*members, *self._processes.values()]:
+        for process in members:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         for started in self._processes.values():
+            started.kill()
             started.wait()
         _, alive = psutil.wait_procs(members, timeout=60)
         if alive:
             raise KubeError(f"These processes of the cluster do not end: {alive}")
-        if self._dynamic is not None:
-            self._dynamic.client.close()
-            self._dynamic = None
         self._processes.clear()
+        self._first = 0
         subprocess.run(["ip", "link", "delete", INTERFACE], check=False, capture_output=True)
         for root in _cgroup_roots():
             for folder, _, _ in os.walk(root, topdown=False):
@@ -356,7 +367,10 @@ class KubeCluster:
     @property
     def _api(self) -> dynamic.DynamicClient:
         if self._dynamic is None:
-            self._dynamic = dynamic.DynamicClient(config.new_client_from_config(str(self.kubeconfig)))
+            api = config.new_client_from_config(str(self.kubeconfig))
+            # It keeps what kinds there are in a file, by default in /tmp for ever.
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            self._dynamic = dynamic.DynamicClient(api, cache_file=str(FOLDER / "kinds.json"))
         return self._dynamic
 
     def _make_room(self, lock: IO[str]) -> None:
@@ -563,7 +577,7 @@ def _cgroup_roots(*, existing: bool = True) -> list[Path]:
 
 
 def main() -> int:
-    """``up``, ``down`` or ``status``; return the exit code."""
+    """``up``, ``build``, ``down`` or ``status``; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.kube", description="The test cluster by hand.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="build what is missing, start the cluster, leave it running")
@@ -579,6 +593,7 @@ def main() -> int:
         parts.hyperkube()
         parts.image_store()
     elif arguments.verb == "down":
+        cluster.take_over()
         cluster.stop()
     elif arguments.verb == "up":
         clock = time.monotonic()

@@ -176,17 +176,6 @@ def test_a_pod_has_java_and_python_finds_services_by_name_and_has_no_way_out(
     assert said.splitlines()[-1] == str(errno.ENETUNREACH)  # at once: nothing left the node
 
 
-@pytest.fixture
-def stopped(kube_cluster: KubeCluster) -> Iterator[Trace]:
-    """The cluster is stopped for this test; what it was made of."""
-    if "BEAM_K8S_TEST_CLUSTER" in os.environ:
-        pytest.skip("the cluster is not ours to stop")
-    trace = Trace()
-    kube_cluster.stop()
-    yield trace
-    kube_cluster.start()
-
-
 class Trace:
     """What a running cluster has, and what of it is there later."""
 
@@ -213,33 +202,44 @@ def spaces(pid: int) -> set[str]:
     return set()
 
 
-def test_a_cluster_that_was_stopped_has_left_nothing(stopped: Trace) -> None:
-    assert len(stopped.processes) > 10
-    assert not stopped.left()
+class TestNothingIsLeft:
+    @pytest.fixture(scope="class")
+    def stopped(self, kube_cluster: KubeCluster) -> Iterator[Trace]:
+        """What the shared cluster was made of, which is stopped for these tests."""
+        if "BEAM_K8S_TEST_CLUSTER" in os.environ:
+            pytest.skip("the cluster is not ours to stop")
+        trace = Trace()
+        kube_cluster.stop()
+        yield trace
+        kube_cluster.start()
 
+    def test_a_cluster_that_was_stopped_has_left_nothing(self, stopped: Trace) -> None:
+        assert len(stopped.processes) > 10
+        assert not stopped.left()
 
-def test_a_start_that_fails_half_way_leaves_nothing(stopped: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    traces = []
+    def test_a_start_that_fails_half_way_leaves_nothing(self, stopped: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+        traces = []
 
-    def fail(cluster: KubeCluster) -> None:
-        traces.append(Trace())
-        raise OSError("no node today")
+        def fail(cluster: KubeCluster) -> None:
+            traces.append(Trace())
+            raise OSError("no node today")
 
-    monkeypatch.setattr(kube.KubeCluster, "_start_node", fail)
-    with pytest.raises(OSError, match="no node today"):
-        kube.KubeCluster().start()
-    assert len(traces[0].processes) > 5
-    assert not traces[0].left()
+        monkeypatch.setattr(kube.KubeCluster, "_start_node", fail)
+        with pytest.raises(OSError, match="no node today"):
+            kube.KubeCluster().start()
+        assert len(traces[0].processes) > 5
+        assert not traces[0].left()
 
-
-def test_a_cluster_ends_with_the_process_that_started_it(stopped: Trace) -> None:
-    script = "from tests.cluster.kube import KubeCluster\nwith KubeCluster():\n    print('up', flush=True)\n    input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-    ) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"up\n"
-        processes = kube.members()
-        owner.kill()
-    assert len(processes) > 10
-    await_gone(processes)
+    def test_a_cluster_ends_with_the_process_that_started_it(self, stopped: Trace) -> None:
+        script = (
+            "from tests.cluster.kube import KubeCluster\nwith KubeCluster():\n    print('up', flush=True)\n    input()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        ) as owner:
+            assert owner.stdout is not None
+            assert owner.stdout.readline() == b"up\n"
+            processes = kube.members()
+            owner.kill()
+        assert len(processes) > 10
+        await_gone(processes)
