@@ -587,6 +587,14 @@ def main() -> int:
     verbs.add_parser("status", help="MiB of each of its programs; exit code 4 if it does not run")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a start that is ended so is taken back too
+    try:
+        return _do(arguments)
+    except (KubeError, parts.PartsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _do(arguments: argparse.Namespace) -> int:
     cluster = KubeCluster(detached=True)
     if arguments.verb == "build":
         parts.install_packages()
