@@ -74,6 +74,8 @@ state = "/run/containerd-state"
   stream_server_address = "127.0.0.1"
   # A container, as CI may be, lacks the right to lower the score.
   restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{folder}/registries"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{folder}/cni"
@@ -287,6 +289,12 @@ class KubeCluster:
             image: an OCI layout as a folder, or a tar of one or of ``docker save``.
         """
         parts.import_image(FOLDER / "containerd.sock", image)
+
+    def pull_from(self, registry: str) -> None:
+        """Let the node pull from a registry that speaks plain HTTP, ``ADDRESS:PORT`` as in the names of its images."""
+        folder = FOLDER / "registries" / registry
+        folder.mkdir(parents=True)
+        (folder / "hosts.toml").write_text(f'[host."http://{registry}"]\ncapabilities = ["pull", "resolve"]\n')
 
     def create(self, manifests: str) -> None:
         """Create all objects of a YAML text."""

@@ -1,4 +1,4 @@
-"""A real image registry on loopback, from Debian's package, for the time of a ``with`` block."""
+"""A real image registry on this machine, from Debian's package, for the time of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log: {{level: warn}}
 storage:
   filesystem: {{rootdirectory: {folder}/data}}
   delete: {{enabled: true}}
-http: {{addr: 127.0.0.1:{port}}}
+http: {{addr: {host}}}
 {auth}
 """
 _AUTH = "auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}"
@@ -36,28 +36,29 @@ class ImageRegistry:
     Args:
         folder: for its files; made if it is missing.
         htpasswd: a line ``user:bcrypt`` of who may use it; None = everybody.
+        address: where it listens; ``tests.cluster.kube.HOST`` is the one that the test cluster reaches.
     """
 
     host: str
-    """``127.0.0.1:PORT``, as in the names of its images."""
+    """``ADDRESS:PORT``, as in the names of its images."""
 
-    def __init__(self, folder: Path, *, htpasswd: str | None = None) -> None:
+    def __init__(self, folder: Path, *, htpasswd: str | None = None, address: str = "127.0.0.1") -> None:
         self._folder = folder
         self._htpasswd = htpasswd
+        self._address = address
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.host = f"127.0.0.1:{port}"
+            probe.bind((self._address, 0))
+            self.host = f"{self._address}:{probe.getsockname()[1]}"
         auth = ""
         if self._htpasswd is not None:
             (self._folder / "htpasswd").write_text(self._htpasswd + "\n")
             auth = _AUTH.format(folder=self._folder)
         config = self._folder / "config.yml"
-        config.write_text(_CONFIG.format(folder=self._folder, port=port, auth=auth))
+        config.write_text(_CONFIG.format(folder=self._folder, host=self.host, auth=auth))
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [_program(), "serve", str(config)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 import yaml
 from kubernetes import client
 
+from beam_k8s.launcher.oci import Registry
 from tests.cluster import kube, parts
 from tests.cluster.launch import ROOT, await_gone
+from tests.cluster.registry import ImageRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +177,33 @@ def test_a_pod_has_java_and_python_finds_services_by_name_and_has_no_way_out(
     assert "Python 3.11" in said
     assert "198.19.0.1" in said
     assert said.splitlines()[-1] == str(errno.ENETUNREACH)  # at once: nothing left the node
+
+
+def test_the_node_pulls_an_image_from_a_registry_on_this_machine(
+    kube_cluster: KubeCluster, tenant: Tenant, tmp_path: Path
+) -> None:
+    blobs = parts.images() / "blobs" / "sha256"
+    index = json.loads((parts.images() / "index.json").read_text())
+    (digest,) = (
+        manifest["digest"]
+        for manifest in index["manifests"]
+        if manifest["annotations"]["io.containerd.image.name"] == parts.PAUSE_IMAGE
+    )
+    content = (blobs / digest.removeprefix("sha256:")).read_bytes()
+    manifest = json.loads(content)
+    with ImageRegistry(tmp_path, address=kube.HOST) as registry:
+        kube_cluster.pull_from(registry.host)
+        api = Registry(registry.host, plain_http=True)
+        for blob in (manifest["config"], *manifest["layers"]):
+            api.send("pulled", blob["digest"], blobs / blob["digest"].removeprefix("sha256:"))
+        api.send_manifest("pulled", digest, content)
+        container = {**RESTRICTED["containers"][0], "name": "pulled", "image": f"{registry.host}/pulled@{digest}"}
+        client.CoreV1Api(kube_cluster.client).create_namespaced_pod(
+            tenant.name, {"metadata": {"name": "pulled"}, "spec": {**RESTRICTED, "containers": [container]}}
+        )
+        kube_cluster.await_object(
+            *("v1", "Pod", "pulled"), until=lambda pod: pod["status"]["phase"] == "Running", namespace=tenant.name
+        )
 
 
 class Trace:
