@@ -30,6 +30,7 @@ import psutil
 import urllib3
 import yaml
 from kubernetes import client, config, dynamic
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tests.cluster import parts
 
@@ -272,9 +273,7 @@ class KubeCluster:
         self._processes.clear()
         self._first = 0
         subprocess.run(["ip", "link", "delete", INTERFACE], check=False, capture_output=True)
-        for root in _cgroup_roots():
-            for folder, _, _ in os.walk(root, topdown=False):
-                Path(folder).rmdir()
+        _remove_cgroups()
         for name in OUTSIDE:
             with suppress(OSError):
                 Path(name).rmdir()  # if it was made for us, it is empty
@@ -582,6 +581,14 @@ def _cgroup_roots(*, existing: bool = True) -> list[Path]:
     ]
     roots = [Path(mount) / CGROUP for mount in mounts]
     return [root for root in roots if root.exists() or not existing]
+
+
+# The processes of a cluster whose owner was killed may still be on their way out.
+@retry(retry=retry_if_exception_type(OSError), stop=stop_after_delay(30), wait=wait_fixed(0.05), reraise=True)
+def _remove_cgroups() -> None:
+    for root in _cgroup_roots():
+        for folder, _, _ in os.walk(root, topdown=False):
+            Path(folder).rmdir()
 
 
 def main() -> int:
