@@ -286,9 +286,12 @@ class Control:
         """Connect to the supervisor of a run."""
         # A unix socket's path may have 107 bytes; a path through an open folder is always short.
         folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+        connection = socket.socket(socket.AF_UNIX)
         try:
-            connection = socket.socket(socket.AF_UNIX)
             connection.connect(f"/proc/self/fd/{folder}/{supervisor.CONTROL_SOCKET}")
+        except OSError:
+            connection.close()
+            raise
         finally:
             os.close(folder)
         return cls(connection)
