@@ -1,7 +1,11 @@
 package org.beamk8s.runner.kafka;
 
 import java.io.IOException;
+import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Proxy;
 import java.util.List;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.function.BiConsumer;
 import org.apache.flink.api.connector.source.SourceEvent;
 import org.apache.flink.api.connector.source.SplitEnumerator;
 import org.apache.flink.api.connector.source.SplitEnumeratorContext;
@@ -9,28 +13,68 @@ import org.apache.flink.connector.kafka.source.enumerator.KafkaSourceEnumState;
 import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
 
 /**
- * The connector's enumerator, that also answers a reader which has no partition whether the first
- * assignment is over.
+ * The connector's enumerator, that also answers a reader whether the first assignment is over.
  *
- * <p>Until then such a reader must hold the watermark: called idle too early, it would let other
- * readers' watermarks run past the partitions it is about to get, and all their older records would
- * be dropped as late. The connector tells it nothing (there may always be another partition), so it
- * asks. The answer cannot overtake an assignment, both take the same way.
+ * <p>Until then every reader must hold the watermark: it would run past the partitions that are
+ * about to be assigned, and all their older records would be dropped as late. Those are a new
+ * job's, and those that a topic got while a restored job did not run. The connector tells the
+ * reader nothing (there may always be another partition), so it asks. The answer cannot overtake an
+ * assignment, both take the same way.
  */
 final class AnsweringEnumerator
     implements SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> {
   private final SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> enumerator;
   private final SplitEnumeratorContext<KafkaPartitionSplit> context;
 
+  /** What the enumerator began in the background and did not end once: the first discovery. */
+  private int begun;
+
+  /** {@code enumerator} makes the connector's, for the context that it is given. */
   AnsweringEnumerator(
-      SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> enumerator,
-      SplitEnumeratorContext<KafkaPartitionSplit> context) {
-    this.enumerator = enumerator;
+      SplitEnumeratorContext<KafkaPartitionSplit> context, EnumeratorFactory enumerator)
+      throws IOException {
+    this.enumerator = enumerator.create(counting(context));
     this.context = context;
   }
 
-  /** "I have no partition: will I get one?" */
-  static final class NoPartitionQuestion implements SourceEvent {
+  interface EnumeratorFactory {
+    SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> create(
+        SplitEnumeratorContext<KafkaPartitionSplit> context) throws IOException;
+  }
+
+  /** The context, counting calls in the background from their begin to their first end. */
+  @SuppressWarnings("unchecked")
+  private SplitEnumeratorContext<KafkaPartitionSplit> counting(
+      SplitEnumeratorContext<KafkaPartitionSplit> context) {
+    return (SplitEnumeratorContext<KafkaPartitionSplit>)
+        Proxy.newProxyInstance(
+            AnsweringEnumerator.class.getClassLoader(),
+            new Class<?>[] {SplitEnumeratorContext.class},
+            (proxy, method, arguments) -> {
+              if (method.getName().equals("callAsync")) {
+                begun++;
+                arguments[1] = counting((BiConsumer<Object, Throwable>) arguments[1]);
+              }
+              try {
+                return method.invoke(context, arguments);
+              } catch (InvocationTargetException e) {
+                throw e.getCause();
+              }
+            });
+  }
+
+  private BiConsumer<Object, Throwable> counting(BiConsumer<Object, Throwable> handler) {
+    AtomicBoolean ended = new AtomicBoolean();
+    return (result, error) -> {
+      handler.accept(result, error);
+      if (!ended.getAndSet(true)) {
+        begun--;
+      }
+    };
+  }
+
+  /** "Do I know all my partitions?" */
+  static final class AllAssignedQuestion implements SourceEvent {
     private static final long serialVersionUID = 1L;
   }
 
@@ -41,12 +85,15 @@ final class AnsweringEnumerator
 
   @Override
   public void handleSourceEvent(int subtask, SourceEvent event) {
-    if (event instanceof NoPartitionQuestion && isAllAssigned()) {
+    if (event instanceof AllAssignedQuestion && isAllAssigned()) {
       context.sendEventToSourceReader(subtask, new AllAssignedAnswer());
     }
   }
 
   private boolean isAllAssigned() {
+    if (begun > 0) {
+      return false; // a restored enumerator too first looks for new partitions
+    }
     try {
       KafkaSourceEnumState state = enumerator.snapshotState(-1); // reads only
       return state.initialDiscoveryFinished() && state.unassignedInitialPartitions().isEmpty();

@@ -21,7 +21,7 @@ import org.apache.flink.util.clock.Clock;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.common.TopicPartition;
 import org.beamk8s.runner.kafka.AnsweringEnumerator.AllAssignedAnswer;
-import org.beamk8s.runner.kafka.AnsweringEnumerator.NoPartitionQuestion;
+import org.beamk8s.runner.kafka.AnsweringEnumerator.AllAssignedQuestion;
 import org.beamk8s.runner.kafka.FetchLog.Position;
 import org.joda.time.Instant;
 
@@ -55,6 +55,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   private final Map<String, TopicPartition> partitions = new HashMap<>();
   private final Set<TopicPartition> finished = new HashSet<>();
   private boolean allAssigned;
+  private long askedAt = Long.MIN_VALUE / 2;
   private boolean hadPartitions;
   private long readingTime = PartitionWatermarks.NONE;
 
@@ -92,14 +93,21 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     boolean more = mayHaveMore(status);
     boolean drained = !more && log.isEmitted();
     if (drained) {
-      confirmIfNeeded(clock.relativeTimeMillis());
+      advance(clock.relativeTimeMillis());
     }
     emitFrame(output, drained);
     emitWatermark(output);
-    if (partitions.isEmpty() && !allAssigned && status != InputStatus.END_OF_INPUT) {
-      context.sendSourceEventToCoordinator(new NoPartitionQuestion());
+    if (!allAssigned && status != InputStatus.END_OF_INPUT) {
+      askIfAllAssigned(clock.relativeTimeMillis());
     }
     return more ? InputStatus.MORE_AVAILABLE : status;
+  }
+
+  private void askIfAllAssigned(long now) {
+    if (now - askedAt >= WakeUpTimer.INTERVAL_MS) {
+      askedAt = now;
+      context.sendSourceEventToCoordinator(new AllAssignedQuestion());
+    }
   }
 
   private boolean mayHaveMore(InputStatus status) {
@@ -120,11 +128,14 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     if (entry.confirmed) {
       watermarks.confirmed(entry.fetchedAt);
     }
-    watermarks.advance();
-    confirmIfNeeded(entry.fetchedAt);
+    advance(entry.fetchedAt);
   }
 
-  private void confirmIfNeeded(long now) {
+  private void advance(long now) {
+    if (!allAssigned) {
+      return; // see AnsweringEnumerator
+    }
+    watermarks.advance();
     if (policy != TimestampPolicy.PROCESSING_TIME && watermarks.needsConfirmation(now)) {
       log.ask();
     }
@@ -180,12 +191,15 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   private boolean isIdle() {
     if (partitions.isEmpty()) {
       // A bounded reader that has read all it had ends; its last records may still be on their way.
-      return allAssigned && !hadPartitions;
+      return !hadPartitions;
     }
     return policy != TimestampPolicy.PROCESSING_TIME && watermarks.isIdle();
   }
 
   private void emitWatermark(ReaderOutput<?> output) {
+    if (!allAssigned) {
+      return;
+    }
     boolean idle = isIdle();
     if (!idle) {
       output.markActive();
@@ -206,10 +220,11 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   }
 
   private boolean isTimeNeeded() {
-    if (partitions.isEmpty()) {
-      return !allAssigned;
+    if (!allAssigned) {
+      return true;
     }
-    return policy == TimestampPolicy.PROCESSING_TIME || watermarks.isWaiting();
+    return !partitions.isEmpty()
+        && (policy == TimestampPolicy.PROCESSING_TIME || watermarks.isWaiting());
   }
 
   @Override

@@ -84,15 +84,16 @@ public final class KafkaFrameSource
 
   @Override
   public SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> createEnumerator(
-      SplitEnumeratorContext<KafkaPartitionSplit> context) {
-    return new AnsweringEnumerator(spec.source(name).createEnumerator(context), context);
+      SplitEnumeratorContext<KafkaPartitionSplit> context) throws IOException {
+    return new AnsweringEnumerator(context, spec.source(name)::createEnumerator);
   }
 
   @Override
   public SplitEnumerator<KafkaPartitionSplit, KafkaSourceEnumState> restoreEnumerator(
       SplitEnumeratorContext<KafkaPartitionSplit> context, KafkaSourceEnumState state)
       throws IOException {
-    return new AnsweringEnumerator(spec.source(name).restoreEnumerator(context, state), context);
+    return new AnsweringEnumerator(
+        context, counted -> spec.source(name).restoreEnumerator(counted, state));
   }
 
   @Override

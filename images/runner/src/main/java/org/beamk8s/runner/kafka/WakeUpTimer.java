@@ -11,7 +11,7 @@ import java.util.concurrent.TimeUnit;
  */
 final class WakeUpTimer implements AutoCloseable {
   /** As often as Flink's own periodic watermarks (pipeline.auto-watermark-interval). */
-  private static final long INTERVAL_MS = 200;
+  static final long INTERVAL_MS = 200;
 
   private ScheduledExecutorService executor;
   private volatile CompletableFuture<Void> wakeUp = CompletableFuture.completedFuture(null);

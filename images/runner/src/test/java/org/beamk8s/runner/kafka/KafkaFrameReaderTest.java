@@ -181,7 +181,7 @@ public class KafkaFrameReaderTest {
 
   @Test
   public void aReaderWithoutPartitionsHoldsUntilItKnowsThatItGetsNone() throws Exception {
-    KafkaFrameReader reader = reader("");
+    KafkaFrameReader reader = newReader("");
     poll(reader);
     assertEquals(List.of(), events);
     assertEquals(1, questions.size());
@@ -189,6 +189,24 @@ public class KafkaFrameReaderTest {
     poll(reader);
     assertEquals(List.of("idle"), events);
     assertEquals(1, questions.size());
+    reader.close();
+  }
+
+  /** Those that a topic got while a restored job did not run. */
+  @Test
+  public void aReaderHoldsTheWatermarkUntilItKnowsAllItsPartitions() throws Exception {
+    KafkaFrameReader reader = newReader("", A);
+    records.batch(Map.of(A, new Position(1, 1)), record(A, 0, 5000));
+    poll(reader);
+    poll(reader);
+    assertEquals(List.of("frame of 1 at 5000"), events);
+    assertEquals(1, questions.size()); // not with each poll
+    reader.addSplits(List.of(new KafkaPartitionSplit(B, 0)));
+    reader.handleSourceEvents(new AllAssignedAnswer());
+    poll(reader);
+    records.batch(Map.of(A, new Position(1, 1), B, new Position(1, 1)), record(B, 0, 100));
+    poll(reader);
+    assertEquals("watermark 99", events.get(events.size() - 1));
     reader.close();
   }
 
@@ -246,6 +264,13 @@ public class KafkaFrameReaderTest {
   }
 
   private KafkaFrameReader reader(String changes, TopicPartition... partitions) {
+    KafkaFrameReader reader = newReader(changes, partitions);
+    reader.handleSourceEvents(new AllAssignedAnswer());
+    return reader;
+  }
+
+  /** It does not know yet that it has all its partitions. */
+  private KafkaFrameReader newReader(String changes, TopicPartition... partitions) {
     KafkaFrameReader reader =
         new KafkaFrameReader(
             KafkaReadSpec.parse(readSpec(changes)),
