@@ -88,6 +88,8 @@ class _OnFlinkK8s:
     def get_expansion_service(self) -> str:
         return self.expansion_service
 
+    # The worker's threads in this process say so when the runner hangs up at the job's end.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_batch_rebatch_pardos(self) -> None:
         # It looks for a warning of the worker, which a worker in another process cannot give.
         self.environment_type = "LOOPBACK"
