@@ -173,6 +173,8 @@ class KubeCluster:
 
     def __init__(self, *, detached: bool = False, kubeconfig: Path | None = None) -> None:
         self.kubeconfig = kubeconfig or FOLDER / "kubeconfig"
+        self._folder = self.kubeconfig.parent
+        """Where images, registries and volumes are told: another checkout may have started the cluster."""
         self.seconds: dict[str, float] = {}
         """How long each step of the start took [s]."""
         self._given = kubeconfig is not None
@@ -287,11 +289,11 @@ class KubeCluster:
         Args:
             image: an OCI layout as a folder, or a tar of one or of ``docker save``.
         """
-        parts.import_image(FOLDER / "containerd.sock", image)
+        parts.import_image(self._folder / "containerd.sock", image)
 
     def pull_from(self, registry: str) -> None:
         """Let the node pull from a registry that speaks plain HTTP, ``ADDRESS:PORT`` as in the names of its images."""
-        folder = FOLDER / "registries" / registry
+        folder = self._folder / "registries" / registry
         folder.mkdir(parents=True)
         (folder / "hosts.toml").write_text(f'[host."http://{registry}"]\ncapabilities = ["pull", "resolve"]\n')
 
@@ -304,7 +306,7 @@ class KubeCluster:
 
     def tenant(self, name: str) -> Path:
         """Create a namespace for jobs (tests/cluster/tenant.yaml); return the folder behind its claim."""
-        volume = FOLDER / "volumes" / name
+        volume = self._folder / "volumes" / name
         volume.mkdir(parents=True)
         volume.chmod(0o777)
         template = Path(__file__).with_name("tenant.yaml").read_text()
@@ -376,8 +378,8 @@ class KubeCluster:
         if self._dynamic is None:
             api = config.new_client_from_config(str(self.kubeconfig))
             # It keeps what kinds there are in a file, by default in /tmp for ever.
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            self._dynamic = dynamic.DynamicClient(api, cache_file=str(FOLDER / "kinds.json"))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._dynamic = dynamic.DynamicClient(api, cache_file=str(self._folder / f"kinds-{os.getpid()}.json"))
         return self._dynamic
 
     def _make_room(self, lock: IO[str]) -> None:
