@@ -1,7 +1,7 @@
 """One error tree. Errors of Kafka, Flink's REST or the operating system are chained as causes and never leak.
 
 Each error carries ``hint``: what to do next. The command line prints message and hint and exits with the class's
-``exit_code`` (0 ok, 1 failed, 2 usage, 3 job failed or cancelled, 4 not found, 130 interrupted).
+``exit_code`` (0 ok, 1 failed, 2 usage, 3 job failed or cancelled, 4 not found, 124 time-out, 130 interrupted).
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BeamK8sError",
     "ConfigError",
+    "Conflict",
     "FlinkError",
+    "Forbidden",
     "ImageError",
     "JobFailed",
     "KafkaError",
+    "KubernetesError",
     "LocalClusterError",
     "NoPythonForm",
     "NotFound",
+    "TimedOut",
 ]
 
 
@@ -83,7 +87,25 @@ class JobFailed(BeamK8sError, RuntimeError):  # noqa: N818 - reads as the event 
     exit_code = 3
 
 
+class KubernetesError(BeamK8sError):
+    """The API server could not be reached, or refused."""
+
+
+class Forbidden(KubernetesError):  # noqa: N818 - named as Kubernetes names it
+    """The user lacks a right; the message names verb, resource and namespace."""
+
+
+class Conflict(KubernetesError):  # noqa: N818 - named as Kubernetes names it
+    """There is an object of that name, or somebody else has changed it."""
+
+
 class NotFound(BeamK8sError):  # noqa: N818 - named as Kubernetes names it
-    """No such job."""
+    """No such job or object."""
 
     exit_code = 4
+
+
+class TimedOut(BeamK8sError):  # noqa: N818 - says what happened
+    """Something that was waited for did not happen in time; it may still."""
+
+    exit_code = 124

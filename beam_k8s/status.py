@@ -1,0 +1,114 @@
+"""What a FlinkDeployment says about its job, as one value. Pure; the object is the API's own JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from beam_k8s.names import JOB_ID_LABEL, JOB_SELECTOR, TENANT_LABEL
+from beam_k8s.states import deployment_state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["JobStatus", "is_ours", "job_status"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """One job on Kubernetes as its FlinkDeployment shows it. What is not known yet is empty or 0."""
+
+    namespace: str
+    name: str
+    job_id: str
+    """Of the submission, 32 hexadecimal digits: the label."""
+    flink_job_id: str
+    """Flink's own, for its REST endpoint."""
+    state: str
+    """Beam's PipelineState."""
+    reason: str
+    """Why, for people."""
+    lifecycle: str
+    """The operator's lifecycleState, in capitals."""
+    flink_state: str
+    """Flink's state of the job, in capitals."""
+    error: str
+    """What the operator could not do at last; its own words."""
+    workers: int
+    """TaskManagers wanted."""
+    ready_workers: int
+    """TaskManagers that the operator counts."""
+    slots: int
+    """Of each TaskManager."""
+    image: str
+    tenant: str
+    created: str
+    """RFC 3339."""
+    savepoint: str
+    """URL of the last savepoint."""
+    suspended: bool
+    """Wanted so: ``spec.job.state`` is suspended."""
+    ours: bool
+    """Made by this package."""
+    uid: str
+    version: str
+    """``metadata.resourceVersion``."""
+
+
+def is_ours(deployment: Mapping[str, Any]) -> bool:
+    """Whether this package made it: what it has not made it never changes."""
+    labels = deployment["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in JOB_SELECTOR.items())
+
+
+def job_status(deployment: Mapping[str, Any]) -> JobStatus:
+    """The job of a FlinkDeployment.
+
+    Args:
+        deployment: the object as the API server gives it.
+    """
+    metadata, spec, status = deployment["metadata"], deployment.get("spec") or {}, deployment.get("status") or {}
+    labels = metadata.get("labels") or {}
+    job = status.get("jobStatus") or {}
+    lifecycle = status.get("lifecycleState") or ""
+    if "deletionTimestamp" in metadata:
+        lifecycle = "DELETING"
+    state, reason = deployment_state(lifecycle, job.get("state"), status.get("jobManagerDeploymentStatus"))
+    workers = spec.get("taskManager") or {}
+    savepoint = (job.get("savepointInfo") or {}).get("lastSavepoint") or {}
+    conf = spec.get("flinkConfiguration") or {}
+    return JobStatus(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        job_id=labels.get(JOB_ID_LABEL, ""),
+        flink_job_id=job.get("jobId") or "",
+        state=state,
+        reason=reason,
+        lifecycle=lifecycle,
+        flink_state=job.get("state") or "",
+        error=_message(status.get("error") or ""),
+        workers=workers.get("replicas") or 0,
+        ready_workers=(status.get("taskManager") or {}).get("replicas") or 0,
+        slots=int(conf.get("taskmanager.numberOfTaskSlots", 1)),
+        image=spec.get("image") or "",
+        tenant=labels.get(TENANT_LABEL, ""),
+        created=metadata.get("creationTimestamp") or "",
+        savepoint=savepoint.get("location") or "",
+        suspended=(spec.get("job") or {}).get("state") == "suspended",
+        ours=is_ours(deployment),
+        uid=metadata["uid"],
+        version=metadata["resourceVersion"],
+    )
+
+
+def _message(error: str) -> str:
+    """The message of the operator's error, which is JSON with the type, the message and the causes."""
+    try:
+        found = json.loads(error)
+    except ValueError:
+        return error
+    if not isinstance(found, dict):
+        return error
+    messages = [found.get("message"), *(each.get("message") for each in found.get("throwableList") or ())]
+    return str(next((text for text in reversed(messages) if text), error))

@@ -1,0 +1,529 @@
+"""A thin client of one Kubernetes API server: typed by path, patient with restarts, clear about what is forbidden.
+
+Objects are the API's own JSON. Reads and idempotent writes are tried again while the server is away, throttles or
+restarts, with jitter and for a bounded time; a refused token is read anew once. Errors are ours, the library's are
+their causes.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import ssl
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import certifi
+import urllib3
+import websocket
+from kubernetes import client, config
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.stream.ws_client import PortForward
+
+from beam_k8s.errors import BeamK8sError, Conflict, FlinkError, Forbidden, KubernetesError, NotFound
+from beam_k8s.launcher.flink_rest import FlinkRest, RestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from beam_k8s.launcher.flink_rest import FlinkReads
+
+__all__ = ["DEPLOYMENTS", "EVENTS", "FIELD_MANAGER", "PODS", "SECRETS", "Kind", "Kube"]
+
+FIELD_MANAGER = "beam-k8s"
+REST_PORT = 8081
+
+_IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_REQUEST_SECONDS = 30.0
+"""Longest wait for one answer."""
+_PATIENCE_SECONDS = 60.0
+"""How long an API server may be away: a control plane of one node restarts in half of it."""
+_AGAIN = frozenset({429, 500, 502, 503, 504})
+_PAGE = 500
+"""Objects in one answer of a list, as kubectl asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of namespaced objects."""
+
+    group: str
+    """``core`` is the empty one."""
+    version: str
+    plural: str
+
+    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+        """The API's path of the objects of a namespace (empty: of all), or of one of them."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        space = f"/namespaces/{namespace}" if namespace else ""
+        return "/".join(filter(None, (f"{root}{space}/{self.plural}", name, subresource)))
+
+    def __str__(self) -> str:
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+DEPLOYMENTS = Kind("flink.apache.org", "v1beta1", "flinkdeployments")
+PODS = Kind("", "v1", "pods")
+SECRETS = Kind("", "v1", "secrets")
+EVENTS = Kind("", "v1", "events")
+
+
+class Kube:
+    """One API server as one user. Safe to use from several threads.
+
+    Args:
+        api: the library's client, with the user's credentials.
+        namespace: where its user works unless told otherwise.
+        reload: makes the client anew, with credentials as they are now.
+        in_pod: this process is a pod of that cluster, which reaches its services by name.
+    """
+
+    def __init__(self, api: client.ApiClient, namespace: str, reload: Any = None, *, in_pod: bool = False) -> None:
+        self._client = api
+        self.namespace = namespace
+        self._reload = reload
+        self._in_pod = in_pod
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        namespace: str | None = None,
+        impersonate: str | None = None,
+    ) -> Kube:
+        """Find the API server as kubectl does; nothing is asked of it yet.
+
+        The kubeconfig (``$KUBECONFIG``, ``~/.kube/config``) says where it is, else, in a pod, the pod's own account.
+
+        Args:
+            kubeconfig: file to read instead.
+            context: of the kubeconfig, instead of its current one.
+            namespace: instead of that of the context or of the pod.
+            impersonate: user to act as (``Impersonate-User``), like ``system:serviceaccount:NAMESPACE:NAME``.
+
+        Raises:
+            KubernetesError: there is no such configuration.
+        """
+        kubeconfig = kubeconfig or os.environ.get("KUBECONFIG") or None  # the library looks once, when it is imported
+        in_pod = not (kubeconfig or context) and not Path("~/.kube/config").expanduser().exists() and _IN_POD.exists()
+
+        def load() -> client.ApiClient:
+            made = client.Configuration()
+            if in_pod:
+                config.load_incluster_config(client_configuration=made)
+            else:
+                config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=made)
+            made.retries = False  # what may be asked again, and for how long, is decided here
+            api = client.ApiClient(made)
+            if impersonate:
+                api.set_default_header("Impersonate-User", impersonate)
+            return api
+
+        try:
+            api = load()
+            found = namespace or (_pod_namespace() if in_pod else _context_namespace(kubeconfig, context))
+        except (ConfigException, OSError, ValueError, TypeError) as cause:
+            raise KubernetesError(
+                f"no Kubernetes cluster is configured: {cause}",
+                hint="Set KUBECONFIG or --k8s_kubeconfig, choose with --k8s_context, or run with --k8s_target=local.",
+            ) from cause
+        return cls(api, found, load, in_pod=in_pod)
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self._client.configuration.host)
+
+    # Reads
+
+    def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        """One object; None if there is none."""
+        try:
+            return self._json("GET", kind.path(namespace, name), "get", kind, namespace)
+        except NotFound:
+            return None
+
+    def find(
+        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = ""
+    ) -> tuple[list[dict[str, Any]], str]:
+        """All objects that a label and a field selector choose, and the version of the list, from which to watch.
+
+        Args:
+            kind: of what kind.
+            namespace: empty: of all namespaces.
+            labels: label selector, as kubectl's ``-l``.
+            fields: field selector.
+        """
+        found: list[dict[str, Any]] = []
+        query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
+        while True:
+            page = self._json("GET", kind.path(namespace), "list", kind, namespace, query=query)
+            found += page["items"]
+            if not (more := page["metadata"].get("continue")):
+                return found, page["metadata"]["resourceVersion"]
+            query["continue"] = more
+
+    def watch(
+        self, kind: Kind, namespace: str, version: str, *, labels: str = "", fields: str = "", seconds: int = 300
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Events (ADDED, MODIFIED, DELETED, BOOKMARK) after a list's version, with the object; ends after some time.
+
+        Raises:
+            Conflict: the version is too old; list again.
+            KubernetesError: the server hung up; list again.
+        """
+        query = {"watch": "true", "resourceVersion": version, "labelSelector": labels, "fieldSelector": fields}
+        query |= {"timeoutSeconds": str(seconds), "allowWatchBookmarks": "true"}
+        response = self._ask(
+            "GET", kind.path(namespace), "watch", kind, namespace, query=query, timeout=(_REQUEST_SECONDS, seconds + 30)
+        )
+        try:
+            for line in _lines(response):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    error = Conflict if status.get("code") == http.client.GONE else KubernetesError
+                    raise error(f"the watch of {kind} ended: {status.get('message')}")
+                yield event["type"], event["object"]
+        except (urllib3.exceptions.HTTPError, ValueError) as cause:
+            raise KubernetesError(f"the watch of {kind} in {namespace} was cut off.") from cause
+        finally:
+            response.close()
+
+    def log(
+        self,
+        namespace: str,
+        pod: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since_time: str | None = None,
+        container: str | None = None,
+        previous: bool = False,
+        timestamps: bool = False,
+    ) -> Iterator[str]:
+        """The lines that a pod's container has written.
+
+        Args:
+            namespace: of the pod.
+            pod: its name.
+            follow: go on with new lines until the container ends.
+            tail: only so many of the last lines.
+            since_time: only lines since then (RFC 3339).
+            container: which one of several.
+            previous: those of the container before its last restart.
+            timestamps: begin each line with its time.
+        """
+        query = {
+            "follow": "true" if follow else "",
+            "tailLines": "" if tail is None else str(tail),
+            "sinceTime": since_time or "",
+            "container": container or "",
+            "previous": "true" if previous else "",
+            "timestamps": "true" if timestamps else "",
+        }
+        timeout = (_REQUEST_SECONDS, None if follow else _REQUEST_SECONDS)
+        path = PODS.path(namespace, pod, "log")
+        response = self._ask("GET", path, "get", PODS, namespace, query=query, subresource="log", timeout=timeout)
+        try:
+            for line in _lines(response):
+                yield line.decode(errors="replace")
+        except urllib3.exceptions.HTTPError as cause:
+            raise KubernetesError(f"the log of pod {pod} was cut off.") from cause
+        finally:
+            response.close()
+
+    def may(self, verb: str, kind: Kind, namespace: str, *, subresource: str = "") -> bool:
+        """Whether the user may do this (SelfSubjectAccessReview, which every user may ask)."""
+        attributes = {"namespace": namespace, "verb": verb, "group": kind.group, "resource": kind.plural}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes | ({"subresource": subresource} if subresource else {})},
+        }
+        review = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews")
+        answer = self._json("POST", review.path(""), "create", review, "", body=body, again=True)
+        return bool(answer["status"]["allowed"])
+
+    def versions(self, group: str) -> tuple[str, ...]:
+        """Versions of an API group that the server serves; empty if it does not know the group."""
+        kind = Kind(group, "", "")
+        try:
+            answer = self._json("GET", f"/apis/{group}", "get", kind, "")
+        except NotFound:
+            return ()
+        return tuple(each["version"] for each in answer["versions"])
+
+    # Writes
+
+    def create(self, kind: Kind, namespace: str, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Create an object; what is there is never changed.
+
+        Args:
+            kind: of what kind.
+            namespace: where.
+            body: the object.
+            dry_run: let the server check it, admission included, and keep nothing.
+
+        Raises:
+            Conflict: there is one of that name.
+        """
+        query = {"fieldManager": FIELD_MANAGER, "dryRun": "All" if dry_run else ""}
+        return self._json("POST", kind.path(namespace), "create", kind, namespace, query=query, body=body)
+
+    def apply(self, kind: Kind, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object what ``body`` says (server-side apply): created if it is missing, other fields left alone.
+
+        Raises:
+            Conflict: somebody else set one of these fields to another value.
+        """
+        path = kind.path(namespace, body["metadata"]["name"])
+        query = {"fieldManager": FIELD_MANAGER}
+        form = "application/apply-patch+yaml"
+        return self._json("PATCH", path, "patch", kind, namespace, query=query, body=body, form=form, again=True)
+
+    def patch(
+        self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], *, subresource: str = ""
+    ) -> dict[str, Any]:
+        """Change some fields of an object (JSON merge patch, RFC 7386).
+
+        Raises:
+            NotFound: there is no such object.
+        """
+        path = kind.path(namespace, name, subresource)
+        arguments: dict[str, Any] = {"query": {"fieldManager": FIELD_MANAGER}, "body": body, "again": True}
+        form = "application/merge-patch+json"
+        return self._json("PATCH", path, "patch", kind, namespace, form=form, subresource=subresource, **arguments)
+
+    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str | None = None) -> bool:
+        """Ask for the end of an object and of all that it owns; False if there is none.
+
+        Args:
+            kind: of what kind.
+            namespace: where.
+            name: its name.
+            uid: only if it is this very one.
+
+        Raises:
+            Conflict: one of that name is there, but another.
+        """
+        body: dict[str, Any] = {"propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._json("DELETE", kind.path(namespace, name), "delete", kind, namespace, body=body, again=True)
+        except NotFound:
+            return False
+        return True
+
+    # Flink
+
+    def flink(self, namespace: str, name: str) -> FlinkReads:
+        """Flink's REST endpoint of a FlinkDeployment: its service from inside of the cluster, else through the API
+        server to the JobManager's pod, as ``kubectl port-forward`` does.
+        """
+        if self._in_pod:
+            return FlinkRest(f"http://{name}-rest.{namespace}:{REST_PORT}", timeout=10)
+        return ForwardedFlink(self, namespace, name)
+
+    def forward(self, namespace: str, pod: str, port: int) -> Any:
+        """A socket that is connected to a pod's port.
+
+        Raises:
+            KubernetesError: it cannot be connected.
+        """
+        # The library's own way to do so sends no headers but the token: whoever impersonates would be somebody else.
+        made = self._client.configuration
+        headers: dict[str, Any] = dict(self._client.default_headers)
+        self._client.update_params_for_auth(headers, [], ["BearerToken"])
+        checked = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": made.ssl_ca_cert or certifi.where()}
+        tls = checked if made.verify_ssl else {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}
+        tls |= {"certfile": made.cert_file, "keyfile": made.key_file} if made.cert_file else {}
+        tls |= {"server_hostname": made.tls_server_name} if made.tls_server_name else {}
+        socket = websocket.WebSocket(sslopt=tls, skip_utf8_validation=True)
+        socket.settimeout(_REQUEST_SECONDS)
+        url = f"ws{made.host.removeprefix('http')}{PODS.path(namespace, pod, 'portforward')}?ports={port}"
+        try:
+            socket.connect(url, header=headers, subprotocols=["v4.channel.k8s.io"])
+        except websocket.WebSocketBadStatusException as cause:
+            if cause.status_code == http.client.FORBIDDEN:
+                raise _forbidden("create", PODS, namespace, "portforward") from cause
+            raise KubernetesError(f"pod {pod} cannot be reached: HTTP {cause.status_code}.") from cause
+        except (OSError, websocket.WebSocketException) as cause:
+            raise KubernetesError(f"pod {pod} cannot be reached: {type(cause).__name__}.") from cause
+        return PortForward(socket, [port]).socket(port)
+
+    # How it is asked
+
+    def _json(self, method: str, path: str, verb: str, kind: Kind, namespace: str, **arguments: Any) -> dict[str, Any]:
+        response = self._ask(method, path, verb, kind, namespace, **arguments)
+        try:
+            return dict(json.loads(response.read()))
+        finally:
+            response.release_conn()
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        verb: str,
+        kind: Kind,
+        namespace: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        form: str = "application/json",
+        again: bool = False,
+        subresource: str = "",
+        timeout: Any = _REQUEST_SECONDS,
+    ) -> Any:
+        until = time.monotonic() + _PATIENCE_SECONDS
+        pause, fresh = 0.1, False
+        while True:
+            try:
+                return self._client.call_api(
+                    path,
+                    method,
+                    query_params=[(key, value) for key, value in (query or {}).items() if value],
+                    header_params={"Content-Type": form, "Accept": "application/json"},
+                    body=body,
+                    auth_settings=["BearerToken"],
+                    _return_http_data_only=True,
+                    _preload_content=False,
+                    _request_timeout=timeout,
+                )
+            except client.ApiException as cause:
+                if cause.status == http.client.UNAUTHORIZED and not fresh and self._reload is not None:
+                    fresh = True
+                    with suppress(ConfigException, OSError):
+                        self._client = self._reload()
+                    continue
+                # A server that throttles has not done it.
+                may = method == "GET" or again or cause.status == http.client.TOO_MANY_REQUESTS
+                if cause.status not in _AGAIN or not may or time.monotonic() > until:
+                    raise _error(cause, verb, kind, namespace, subresource) from cause
+                asked = (cause.headers or {}).get("Retry-After", "")
+                pause = max(pause, float(asked)) if asked.isdecimal() else pause
+            except urllib3.exceptions.HTTPError as cause:
+                # A connection that was never made has carried nothing.
+                may = method == "GET" or again or isinstance(cause, urllib3.exceptions.NewConnectionError)
+                if not may or time.monotonic() > until:
+                    raise KubernetesError(
+                        f"the API server {self.server} does not answer: {type(cause).__name__}.",
+                        hint="Check the cluster, the kubeconfig and its context.",
+                    ) from cause
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause = min(2 * pause, 5.0)
+
+
+class ForwardedFlink:
+    """Flink's REST endpoint through the API server; the connection is kept, and made anew when its pod is another."""
+
+    def __init__(self, kube: Kube, namespace: str, name: str) -> None:
+        self._kube, self._namespace, self._name = kube, namespace, name
+        self._connection: http.client.HTTPConnection | None = None
+        self._lock = threading.Lock()
+
+    def get(self, path: str) -> dict[str, Any]:
+        """See FlinkReads."""
+        with self._lock:
+            kept = self._connection is not None
+            try:
+                return self._get(path)
+            except (OSError, http.client.HTTPException) as cause:
+                self._drop()
+                if not kept:
+                    raise FlinkError(f"Flink of {self._name} does not answer: {type(cause).__name__}.") from cause
+            except KubernetesError as cause:
+                raise FlinkError(f"no way to Flink of {self._name}: {cause.message}", hint=cause.hint) from cause
+            try:
+                return self._get(path)
+            except (OSError, http.client.HTTPException, KubernetesError) as cause:
+                self._drop()
+                raise FlinkError(f"Flink of {self._name} does not answer: {type(cause).__name__}.") from cause
+
+    def _get(self, path: str) -> dict[str, Any]:
+        if self._connection is None:
+            socket = self._kube.forward(self._namespace, self._pod(), REST_PORT)
+            socket.settimeout(10)
+            self._connection = http.client.HTTPConnection("localhost", REST_PORT)
+            self._connection.sock = socket
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        content = response.read()
+        if response.will_close:
+            self._drop()
+        if response.status >= http.client.BAD_REQUEST:
+            raise RestError(f"Flink refused GET {path}: HTTP {response.status}", response.status)
+        return dict(json.loads(content))
+
+    def _pod(self) -> str:
+        pods, _ = self._kube.find(PODS, self._namespace, labels=f"app={self._name},component=jobmanager")
+        for pod in pods:
+            if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
+                return str(pod["metadata"]["name"])
+        raise KubernetesError(f"no JobManager of {self._name} runs in {self._namespace}.")
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.sock is not None:
+            connection.sock.close()
+
+
+def _lines(response: Any) -> Iterator[bytes]:
+    """Whole lines of a stream as they come."""
+    rest = b""
+    for chunk in response.stream(amt=None, decode_content=False):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def _forbidden(verb: str, kind: Kind, namespace: str, subresource: str = "") -> Forbidden:
+    what = f"{kind}/{subresource}" if subresource else str(kind)
+    where = f"in namespace {namespace}" if namespace else "in all namespaces"
+    return Forbidden(
+        f"not allowed to {verb} {what} {where}.",
+        hint=f"Ask for a Role with verb {verb} on {what} (images/deploy has one), or act as another user with "
+        "--k8s_impersonate.",
+    )
+
+
+def _error(cause: client.ApiException, verb: str, kind: Kind, namespace: str, subresource: str) -> BeamK8sError:
+    try:
+        message = str(json.loads(cause.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"HTTP {cause.status}"
+    if cause.status == http.client.FORBIDDEN:
+        if "exceeded quota" in message or "violates PodSecurity" in message or "admission" in message:
+            return KubernetesError(f"{kind} in {namespace}: {message}")
+        return _forbidden(verb, kind, namespace, subresource)
+    if cause.status == http.client.UNAUTHORIZED:
+        return KubernetesError(
+            "the API server does not know who asks: the credentials are missing or have expired.",
+            hint="Log in again, as for kubectl.",
+        )
+    if cause.status == http.client.NOT_FOUND:
+        return NotFound(message)
+    if cause.status in {http.client.CONFLICT, http.client.GONE}:
+        return Conflict(message)
+    return KubernetesError(f"the API server refused to {verb} {kind} in {namespace}: {message}")
+
+
+def _pod_namespace() -> str:
+    return (_IN_POD / "namespace").read_text().strip()
+
+
+def _context_namespace(kubeconfig: str | None, context: str | None) -> str:
+    contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)
+    chosen = next((each for each in contexts if each["name"] == context), current)
+    return str(chosen["context"].get("namespace") or "default")
