@@ -1,0 +1,121 @@
+"""What would keep a job from running, judged on plain values."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kubernetes.utils import parse_quantity
+
+from beam_k8s import checks
+from beam_k8s.names import JOB_SELECTOR
+from tests.unit.test_spec import build, settings_of
+
+UNITS = ["", "n", "u", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"]
+QUANTITY = st.builds("{}{}".format, st.integers(0, 10**6), st.sampled_from(UNITS))
+
+
+def needs_of(**given):
+    return checks.needs_of(build(settings_of(**given)).deployment.document())
+
+
+def quota(hard, used=None, **spec):
+    metadata = {"name": "compute", "namespace": "team-a"}
+    return {"metadata": metadata, "spec": spec, "status": {"hard": hard, "used": used or {}}}
+
+
+@given(QUANTITY)
+def test_a_quantity_is_what_kubernetes_own_client_reads(text):
+    assert checks.quantity(text) == parse_quantity(text)
+
+
+def test_a_job_asks_for_its_workers_and_a_job_manager():
+    needs = needs_of(num_workers=3, machine_type="n1-standard-2")
+    assert needs.namespace == "team-a"
+    assert needs.service_account == "flink"
+    assert needs.claims == ()
+    assert needs.resources["pods"] == 4
+    assert needs.resources["requests.cpu"] == 3 * 2 + Decimal("0.5")
+    assert needs.resources["limits.cpu"] == 3 * 2 + 1
+    assert needs.resources["limits.memory"] == (3 * 2 * 4096 + 2048) * 2**20
+
+
+def test_a_claim_of_the_pods_is_asked_for():
+    settings = settings_of(storage="file:///data")
+    assert checks.needs_of(build(settings, storage_claim="data").deployment.document()).claims == ("data",)
+
+
+@pytest.mark.parametrize(
+    ("hard", "used", "wrong"),
+    [
+        ({"pods": "2"}, {}, []),
+        ({"pods": "2"}, {"pods": "1"}, ["needs 2 of pods, 1 of 2 are left"]),
+        ({"count/pods": "1"}, {}, ["needs 2 of count/pods, 1 of 1 are left"]),
+        ({"requests.cpu": "1500m"}, {}, []),
+        ({"requests.cpu": "1499m"}, {}, ["needs 1.5 of requests.cpu, 1.499 of 1.499 are left"]),
+        ({"cpu": "1"}, {"cpu": "2"}, ["needs 1.5 of cpu, 0 of 1 are left"]),
+        ({"limits.memory": "6Gi", "secrets": "0"}, {}, []),
+        ({"limits.memory": "6Gi"}, {"limits.memory": "1Gi"}, ["needs 6144Mi of limits.memory, 5120Mi of 6144Mi"]),
+    ],
+)
+def test_a_quota_that_is_too_small_is_told_with_what_is_left(hard, used, wrong):
+    errors = checks.quota_errors(needs_of(), [quota(hard, used)])
+    assert len(errors) == len(wrong)
+    for error, text in zip(errors, wrong, strict=True):
+        assert text in str(error)
+        assert error.hint
+
+
+def test_a_quota_of_other_pods_is_none_of_ours():
+    assert not checks.quota_errors(needs_of(), [quota({"pods": "0"}, scopes=["BestEffort"])])
+
+
+@pytest.mark.parametrize(
+    ("versions", "wrong"),
+    [((), "not installed"), (("v1beta1",), ""), (("v1", "v1beta1"), ""), (("v2",), "only as v2")],
+)
+def test_the_operators_crd_must_be_there_in_our_version(versions, wrong):
+    error = checks.crd_error(versions, "flink.apache.org")
+    assert (error is None) == (not wrong)
+    assert wrong in str(error)
+
+
+@pytest.mark.parametrize(
+    ("exists", "may_write", "wrong"),
+    [
+        (True, True, ""),
+        (True, None, ""),
+        (True, False, "service account flink in namespace team-a may not create configmaps"),
+        (False, None, "there is no service account flink in namespace team-a"),
+    ],
+)
+def test_the_pods_account_must_be_there_and_write_config_maps(exists, may_write, wrong):
+    error = checks.account_error(needs_of(), exists=exists, may_write=may_write)
+    assert (error is None) == (not wrong)
+    assert wrong in str(error)
+
+
+def test_a_claim_must_be_there_with_its_volume():
+    assert "no PersistentVolumeClaim data" in str(checks.claim_error("a", "data", None))
+    assert "has lost its volume" in str(checks.claim_error("a", "data", {"status": {"phase": "Lost"}}))
+    assert checks.claim_error("a", "data", {"status": {"phase": "Pending"}}) is None
+
+
+def job(name, *, labels=JOB_SELECTOR, **conf):
+    return {"metadata": {"name": name, "labels": labels}, "spec": {"flinkConfiguration": conf}}
+
+
+def autoscaler(name, kind="FlinkDeployment"):
+    target = {"kind": kind, "name": name}
+    return {"metadata": {"name": f"{name}-hpa", "namespace": "a"}, "spec": {"scaleTargetRef": target}}
+
+
+def test_two_scalers_of_one_job_of_ours_are_found():
+    on = {"job.autoscaler.enabled": "true"}
+    jobs = [job("plain"), job("auto", **on), job("foreign", labels={}, **on), job("off", **{next(iter(on)): "false"})]
+    errors = checks.scaler_errors(jobs, [autoscaler("plain"), autoscaler("foreign"), autoscaler("off", "Deployment")])
+    assert [error.message.partition(":")[0] for error in errors] == [
+        "job plain has two scalers",
+        "job auto has two scalers",
+    ]
+    assert errors[0].hint == "kubectl delete hpa plain-hpa -n a"
