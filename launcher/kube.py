@@ -14,7 +14,7 @@ import random
 import ssl
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.flink_rest import FlinkReads
 
-__all__ = ["DEPLOYMENTS", "EVENTS", "FIELD_MANAGER", "PODS", "SECRETS", "Kind", "Kube"]
+__all__ = ["DEPLOYMENTS", "EVENTS", "FIELD_MANAGER", "PODS", "SECRETS", "Cut", "Kind", "Kube"]
 
 FIELD_MANAGER = "beam-k8s"
 REST_PORT = 8081
@@ -47,6 +47,8 @@ _PATIENCE_SECONDS = 60.0
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 _PAGE = 500
 """Objects in one answer of a list, as kubectl asks for."""
+_WATCH_SECONDS = 60
+"""How long one watch lasts before another follows: a connection that died without a word is noticed then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,40 @@ SECRETS = Kind("", "v1", "secrets")
 EVENTS = Kind("", "v1", "events")
 
 
+class Cut:
+    """Ends streams from another thread: whoever reads them sees what he sees when the server hangs up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[Any] = set()
+        self.done = False
+
+    def cut(self) -> None:
+        """End all streams, those too that are not open yet. Idempotent."""
+        with self._lock:
+            self.done = True
+            for response in self._open:
+                _hang_up(response)
+
+    @contextmanager
+    def holding(self, response: Any) -> Iterator[None]:
+        """Have this response ended too, as long as this lasts."""
+        with self._lock:
+            self._open.add(response)
+            if self.done:
+                _hang_up(response)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(response)
+
+
+def _hang_up(response: Any) -> None:
+    with suppress(OSError, ValueError):  # it has ended already
+        response.shutdown()
+
+
 class Kube:
     """One API server as one user. Safe to use from several threads.
 
@@ -82,11 +118,21 @@ class Kube:
         namespace: where its user works unless told otherwise.
         reload: makes the client anew, with credentials as they are now.
         in_pod: this process is a pod of that cluster, which reaches its services by name.
+        flags: of ``beam-k8s run``, for the same server and user.
     """
 
-    def __init__(self, api: client.ApiClient, namespace: str, reload: Any = None, *, in_pod: bool = False) -> None:
+    def __init__(
+        self,
+        api: client.ApiClient,
+        namespace: str,
+        reload: Any = None,
+        *,
+        in_pod: bool = False,
+        flags: tuple[str, ...] = (),
+    ) -> None:
         self._client = api
         self.namespace = namespace
+        self.flags = flags
         self._reload = reload
         self._in_pod = in_pod
 
@@ -135,7 +181,9 @@ class Kube:
                 f"no Kubernetes cluster is configured: {cause}",
                 hint="Set KUBECONFIG or --k8s_kubeconfig, choose with --k8s_context, or run with --k8s_target=local.",
             ) from cause
-        return cls(api, found, load, in_pod=in_pod)
+        chosen = {"kubeconfig": kubeconfig, "context": context, "impersonate": impersonate}
+        flags = tuple(f"--k8s_{name}={value}" for name, value in chosen.items() if value)
+        return cls(api, found, load, in_pod=in_pod, flags=flags)
 
     @property
     def server(self) -> str:
@@ -152,7 +200,7 @@ class Kube:
             return None
 
     def find(
-        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = ""
+        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "", patience: float = _PATIENCE_SECONDS
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects that a label and a field selector choose, and the version of the list, from which to watch.
 
@@ -161,20 +209,42 @@ class Kube:
             namespace: empty: of all namespaces.
             labels: label selector, as kubectl's ``-l``.
             fields: field selector.
+            patience: seconds that the server may be away.
         """
         found: list[dict[str, Any]] = []
         query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
         while True:
-            page = self._json("GET", kind.path(namespace), "list", kind, namespace, query=query)
+            page = self._json("GET", kind.path(namespace), "list", kind, namespace, query=query, patience=patience)
             found += page["items"]
             if not (more := page["metadata"].get("continue")):
                 return found, page["metadata"]["resourceVersion"]
             query["continue"] = more
 
     def watch(
-        self, kind: Kind, namespace: str, version: str, *, labels: str = "", fields: str = "", seconds: int = 300
+        self,
+        kind: Kind,
+        namespace: str,
+        version: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+        seconds: int = _WATCH_SECONDS,
+        cut: Cut | None = None,
+        patience: float = _PATIENCE_SECONDS,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Events (ADDED, MODIFIED, DELETED, BOOKMARK) after a list's version, with the object; ends after some time.
+
+        The first is OPEN, with an empty object: from then on nothing is missed.
+
+        Args:
+            kind: of what kind.
+            namespace: empty: of all namespaces.
+            version: of the list, or of the last event.
+            labels: as in ``find``.
+            fields: as in ``find``.
+            seconds: after which it ends.
+            cut: ends it earlier.
+            patience: seconds that the server may be away.
 
         Raises:
             Conflict: the version is too old; list again.
@@ -182,21 +252,98 @@ class Kube:
         """
         query = {"watch": "true", "resourceVersion": version, "labelSelector": labels, "fieldSelector": fields}
         query |= {"timeoutSeconds": str(seconds), "allowWatchBookmarks": "true"}
-        response = self._ask(
-            "GET", kind.path(namespace), "watch", kind, namespace, query=query, timeout=(_REQUEST_SECONDS, seconds + 30)
-        )
+        arguments: dict[str, Any] = {"timeout": (_REQUEST_SECONDS, seconds + 15), "patience": patience}
+        response = self._ask("GET", kind.path(namespace), "watch", kind, namespace, query=query, **arguments)
         try:
-            for line in _lines(response):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    error = Conflict if status.get("code") == http.client.GONE else KubernetesError
-                    raise error(f"the watch of {kind} ended: {status.get('message')}")
-                yield event["type"], event["object"]
+            with (cut or Cut()).holding(response):
+                yield "OPEN", {}
+                for line in _lines(response):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        error = Conflict if status.get("code") == http.client.GONE else KubernetesError
+                        raise error(f"the watch of {kind} ended: {status.get('message')}")
+                    yield event["type"], event["object"]
         except (urllib3.exceptions.HTTPError, ValueError) as cause:
             raise KubernetesError(f"the watch of {kind} in {namespace} was cut off.") from cause
         finally:
             response.close()
+
+    def follow(
+        self,
+        kind: Kind,
+        namespace: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+        seconds: float | None = None,
+        cut: Cut | None = None,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """All objects that are there, then each change of them, through restarts of the server.
+
+        ADDED, MODIFIED and DELETED come with the object; of one that went away unseen only its metadata are known. OPEN
+        says that what came so far is the present, LOST that the server hung up and what comes next may come late.
+
+        Args:
+            kind: of what kind.
+            namespace: empty: of all namespaces.
+            labels: as in ``find``.
+            fields: as in ``find``.
+            seconds: after which it ends; None: never.
+            cut: ends it earlier.
+
+        Raises:
+            KubernetesError: the server was away for too long, or refuses.
+        """
+        cut = cut or Cut()
+        known: dict[str, dict[str, Any]] = {}
+        version = ""
+        until = None if seconds is None else time.monotonic() + seconds
+
+        def left(most: float) -> float:
+            return most if until is None else max(0.0, min(most, until - time.monotonic()))
+
+        def seen(what: str, thing: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+            if what == "DELETED":
+                known.pop(thing["metadata"]["uid"], None)
+            else:
+                kept = ("namespace", "name", "uid", "labels", "resourceVersion")
+                known[thing["metadata"]["uid"]] = {key: thing["metadata"].get(key) for key in kept}
+            return what, thing
+
+        while not cut.done and left(1):
+            if not version:
+                found, version = self.find(kind, namespace, labels=labels, fields=fields, patience=left(60))
+                there = {each["metadata"]["uid"] for each in found}
+                for metadata in [known[uid] for uid in known.keys() - there]:
+                    yield seen("DELETED", {"metadata": metadata | {"resourceVersion": version}})
+                for each in found:
+                    before = known.get(each["metadata"]["uid"])
+                    if before is None or before["resourceVersion"] != each["metadata"]["resourceVersion"]:
+                        yield seen("ADDED" if before is None else "MODIFIED", each)
+                del found
+            arguments: dict[str, Any] = {"labels": labels, "fields": fields, "cut": cut, "patience": left(60)}
+            lasts, opened = max(1, int(left(_WATCH_SECONDS))), False
+            try:
+                for what, thing in self.watch(kind, namespace, version, seconds=lasts, **arguments):
+                    if what == "OPEN":
+                        opened = True
+                        yield what, thing
+                    else:
+                        version = thing["metadata"]["resourceVersion"]
+                        if what != "BOOKMARK":
+                            yield seen(what, thing)
+                    if not left(1):
+                        return
+            except KubernetesError as error:
+                if cut.done:
+                    return
+                if isinstance(error, Conflict):  # the version is too old
+                    version = ""
+                elif not opened:
+                    raise
+                yield "LOST", {}
+                time.sleep(_jitter(0.5))
 
     def log(
         self,
@@ -209,6 +356,7 @@ class Kube:
         container: str | None = None,
         previous: bool = False,
         timestamps: bool = False,
+        cut: Cut | None = None,
     ) -> Iterator[str]:
         """The lines that a pod's container has written.
 
@@ -221,6 +369,11 @@ class Kube:
             container: which one of several.
             previous: those of the container before its last restart.
             timestamps: begin each line with its time.
+            cut: ends it.
+
+        Raises:
+            NotFound: no such pod.
+            KubernetesError: it has no log yet, or the server hung up.
         """
         query = {
             "follow": "true" if follow else "",
@@ -234,8 +387,9 @@ class Kube:
         path = PODS.path(namespace, pod, "log")
         response = self._ask("GET", path, "get", PODS, namespace, query=query, subresource="log", timeout=timeout)
         try:
-            for line in _lines(response):
-                yield line.decode(errors="replace")
+            with (cut or Cut()).holding(response):
+                for line in _lines(response):
+                    yield line.decode(errors="replace")
         except urllib3.exceptions.HTTPError as cause:
             raise KubernetesError(f"the log of pod {pod} was cut off.") from cause
         finally:
@@ -384,8 +538,9 @@ class Kube:
         again: bool = False,
         subresource: str = "",
         timeout: Any = _REQUEST_SECONDS,
+        patience: float = _PATIENCE_SECONDS,
     ) -> Any:
-        until = time.monotonic() + _PATIENCE_SECONDS
+        until = time.monotonic() + patience
         pause, fresh = 0.1, False
         while True:
             try:
@@ -420,7 +575,7 @@ class Kube:
                         f"the API server {self.server} does not answer: {type(cause).__name__}.",
                         hint="Check the cluster, the kubeconfig and its context.",
                     ) from cause
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            time.sleep(_jitter(pause))
             pause = min(2 * pause, 5.0)
 
 
@@ -476,6 +631,10 @@ class ForwardedFlink:
         connection, self._connection = self._connection, None
         if connection is not None and connection.sock is not None:
             connection.sock.close()
+
+
+def _jitter(seconds: float) -> float:
+    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 def _lines(response: Any) -> Iterator[bytes]:
