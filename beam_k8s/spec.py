@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.settings import Settings
 
-__all__ = ["JOB_MAIN", "DeploymentRequest", "Manifests", "build_deployment", "worker_size"]
+__all__ = ["JOB_MAIN", "MAIN_CONTAINER", "DeploymentRequest", "Manifests", "build_deployment", "worker_size"]
 
 JOB_MAIN = "org.beamk8s.runner.JobMain"
 """In Flink's lib folder. The job names no jar: with one, the operator sets ``pipeline.classpaths``, and each rescale
