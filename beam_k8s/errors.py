@@ -24,6 +24,7 @@ __all__ = [
     "LocalClusterError",
     "NoPythonForm",
     "NotFound",
+    "NotHere",
     "TimedOut",
 ]
 
@@ -63,6 +64,10 @@ class ConfigError(BeamK8sError, ValueError):
 
 class NoPythonForm(ConfigError):  # noqa: N818 - says what is missing
     """Kafka properties that only Java's client can use: fine on Flink, wrong where the client is Python."""
+
+
+class NotHere(ConfigError):  # noqa: N818 - says what is missing
+    """A secret that is referred to is not on this machine; in the workers it may be."""
 
 
 class KafkaError(BeamK8sError):

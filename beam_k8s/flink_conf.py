@@ -229,6 +229,9 @@ def kubernetes_conf(settings: Settings, folder: str, memory: TaskManagerMemory) 
         JAVA_OPTIONS: " ".join(java_options()),
         "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
         "metrics.reporter.prom.port": str(PROMETHEUS_PORT),
+        # The pods of a job that has ended idle until then (the operator's default: a day). It is what a launcher needs
+        # to read the last metrics and errors; the FlinkDeployment stays.
+        "kubernetes.operator.jm-deployment.shutdown-ttl": "2 min",
     }
     if settings.streaming:
         # No resource-wait-timeout: a reactive job then waits for its first pod as long as the cluster needs for a node.

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beam_k8s.errors import ConfigError, NoPythonForm
+from beam_k8s.errors import ConfigError, NoPythonForm, NotHere
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,12 +66,12 @@ def resolve_reference(name: str, value: str) -> str:
     A file's last line break is dropped. Never called while a pipeline is built: its proto lies in an image.
 
     Raises:
-        ConfigError: the variable or the file is missing here. The secret itself is never in the message.
+        NotHere: the variable or the file is missing here. The secret itself is never in the message.
     """
     if value.startswith("env:"):
         found = os.environ.get(value[4:])
         if found is None:
-            raise ConfigError(
+            raise NotHere(
                 f"Kafka property {name} refers to {value}, but no such environment variable is set here.",
                 hint="Set it where the pipeline is started and in its workers, for example from a Secret.",
             )
@@ -83,7 +83,7 @@ def resolve_reference(name: str, value: str) -> str:
             reason = error.strerror or type(error).__name__
         except ValueError:  # also what is no UTF-8; that error would carry the content
             reason = "it is no text"
-        raise ConfigError(
+        raise NotHere(
             f"Kafka property {name} refers to {value}, which cannot be read here: {reason}.",
             hint="Mount the file where the pipeline is started and in its workers, for example from a Secret.",
         )
@@ -94,17 +94,17 @@ def resolve_references(properties: Mapping[str, str]) -> dict[str, str]:
     """The properties with all references resolved.
 
     Raises:
-        ConfigError: variables or files are missing here; names all of them.
+        NotHere: variables or files are missing here; names all of them.
     """
     resolved = {}
     errors = []
     for name, value in properties.items():
         try:
             resolved[name] = resolve_reference(name, value)
-        except ConfigError as error:
+        except NotHere as error:
             errors.append(error)
     if errors:
-        raise ConfigError.of_all(errors)
+        raise NotHere.of_all(errors)
     return resolved
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "NAME_LABEL",
     "TENANT_LABEL",
     "VERSION_LABEL",
+    "WORKER_LINE",
     "check_job_name",
     "is_dns_label",
     "is_label_value",
@@ -58,6 +59,9 @@ TENANT_LABEL = "beam-k8s.dev/tenant"
 """Whom the job belongs to, where a namespace is shared."""
 JOB_SELECTOR = {NAME_LABEL: "beam-job", MANAGED_BY_LABEL: "beam-k8s"}
 """What every object of every job has."""
+
+WORKER_LINE = "python[{pid}] "
+"""What a Python worker's lines begin with where they share a container's output with Flink's."""
 
 MAX_LABEL = 63
 """Longest name part of a label's key, and longest value, in characters; Kubernetes' limit."""

@@ -16,35 +16,53 @@ if TYPE_CHECKING:
 __all__ = ["FlinkK8sOptions"]
 
 
+_HELP = {
+    "target": "Where the job runs: kubernetes (default), or local: Flink processes on this machine.",
+    "context": "Context of the kubeconfig. Default: the current one.",
+    "kubeconfig": "The kubeconfig file. Default: as kubectl; in a pod, the pod's own account.",
+    "namespace": "Namespace of the job. Default: that of the context.",
+    "impersonate": "User to act as, such as system:serviceaccount:NAMESPACE:NAME.",
+    "image_repository": "Where the job's image is pushed: REGISTRY/REPOSITORY.",
+    "image": "A ready image of this job, by digest or tag: none is built.",
+    "runtime_image": "Base of the job's image (images/runtime), in the same registry.",
+    "service_account": "Account of the pods; it may write ConfigMaps. Default: flink.",
+    "storage": "Folder (URL) of checkpoints and savepoints, e.g. s3://bucket/path or file:///path. "
+    "Required on kubernetes; local: inside the run directory.",
+    "storage_claim": "PersistentVolumeClaim of a file:// storage, mounted at its path.",
+    "task_slots": "Slots of a TaskManager; one Python worker runs in each. Default: 1 a vCPU of --machine_type.",
+    "worker_cpu": "vCPUs of a TaskManager instead of those of --machine_type, e.g. 0.5; its memory goes with them.",
+    "tenant": "Whom the job belongs to; becomes a label.",
+    "start_timeout": "Seconds after which a job that never ran is given up and removed. Default: 600.",
+    "job_id": "Id of this submission, 32 hexadecimal digits, to find it again. Default: a new one.",
+    "run_dir": "local: the folder for this run's logs and working files. It must not exist yet or be empty. "
+    "Default: a new one below ~/.local/state/beam_k8s/runs, removed when the job is done.",
+    "dry_run": "none (default); client: print the plan and stop; server: let the API server check it too.",
+    "output": "Form of a dry run: text (default), or yaml: the Kubernetes objects, to commit.",
+}
+_SWITCHES = {
+    "build_only": "Build and push the job's image, print its name, and stop.",
+    "insecure_registry": "Speak plain HTTP with the registry.",
+    "detach": "Return when the job is submitted; wait_until_finish() does not wait.",
+}
+
+
 class FlinkK8sOptions(PipelineOptions):
     """Options of ``--runner=FlinkK8s``; each begins with ``--k8s_``."""
 
     @classmethod
     def _add_argparse_args(cls, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--k8s_target",
-            help="Where the job runs: kubernetes (default), or local: Flink processes on this machine.",
-        )
-        parser.add_argument(
-            "--k8s_task_slots",
-            help="Slots of a TaskManager; one Python worker runs in each. Default: 1 a vCPU of --machine_type.",
-        )
-        parser.add_argument(
-            "--k8s_storage",
-            help="Folder (URL) of checkpoints and savepoints, e.g. s3://bucket/path or file:///path. "
-            "Required on kubernetes; local: inside the run directory.",
-        )
+        for name, text in _HELP.items():
+            parser.add_argument(f"--k8s_{name}", help=text)
         parser.add_argument(
             "--k8s_flink_conf",
             action="append",
             help="A Flink setting, KEY=VALUE; wins over ours. May be given several times.",
         )
         parser.add_argument(
-            "--k8s_run_dir",
-            help="local: the folder for this run's logs and working files. It must not exist yet or be empty. "
-            "Default: a new one below ~/.local/state/beam_k8s/runs, removed when the job is done.",
+            "--k8s_secrets",
+            action="append",
+            help="A Secret whose keys become files in all pods, /etc/secrets/NAME/KEY. "
+            "May be given several times.",
         )
-        parser.add_argument(
-            "--k8s_dry_run",
-            help="none (default), or client: print the plan and stop.",
-        )
+        for name, text in _SWITCHES.items():
+            parser.add_argument(f"--k8s_{name}", nargs="?", const="true", help=text)

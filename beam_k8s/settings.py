@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from beam_k8s.errors import BeamK8sError, ConfigError
-from beam_k8s.names import check_job_name
+from beam_k8s.names import check_job_name, is_dns_label, is_subdomain
 from beam_k8s.versions import FLINK
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ _SHORTEST_INTERVAL = 100
 
 _PROTECTED = {
     "execution.checkpointing.mode": "exactly-once is what the Kafka source and sink rely on",
-    "jobmanager.rpc.address": "the local target chooses loopback addresses and free ports",
-    "jobmanager.rpc.port": "the local target chooses loopback addresses and free ports",
+    "jobmanager.rpc.address": "the target chooses addresses and ports",
+    "jobmanager.rpc.port": "the target chooses addresses and ports",
     "pipeline.jars": "the runner jar belongs in Flink's lib folder: as a user jar each rescale leaks metaspace",
 }
 """Flink settings that would break the job, with the reason."""
@@ -43,8 +43,50 @@ class Settings(BaseModel):
     """Name of the job, of the FlinkDeployment and of the run directory; a DNS label of at most 45 characters."""
     target: Literal["kubernetes", "local"] = "kubernetes"
     """Where the job runs. Default as the product's name says; ``local`` is for a desk and for tests."""
-    dry_run: Literal["none", "client"] = "none"
-    """``client``: print the plan, create nothing."""
+    dry_run: Literal["none", "client", "server"] = "none"
+    """``client``: print the plan, create nothing. ``server``: the API server checks the objects too, and keeps none."""
+    output: Literal["text", "yaml"] = "text"
+    """Form of a dry run: for people, or the Kubernetes objects to commit."""
+    build_only: bool = False
+    """Build and push the job's image, print its name by digest, and stop."""
+    kubeconfig: str | None = None
+    """Default: as kubectl, ``$KUBECONFIG`` or ``~/.kube/config``; in a pod its own account."""
+    context: str | None = None
+    """Of the kubeconfig. Default: its current one."""
+    namespace: str | None = None
+    """Where the job lives. Default: that of the context, or of the pod that launches."""
+    impersonate: str | None = None
+    """User whom the launcher acts as, such as ``system:serviceaccount:NAMESPACE:NAME``."""
+    image_repository: str | None = None
+    """Where the job's image is pushed: ``REGISTRY/REPOSITORY``. Credentials are those of ``docker login``."""
+    image: str | None = None
+    """The job's image, built earlier from this pipeline: nothing is built then."""
+    runtime_image: str | None = None
+    """Base of the job's image (``images/runtime``), in the same registry. ``--sdk_container_image`` means it too."""
+    insecure_registry: bool = False
+    """Speak plain HTTP with the registry; the nodes must do so too."""
+    service_account: str = "flink"
+    """Who the pods run as. Flink's high availability writes ConfigMaps."""
+    storage_claim: str | None = None
+    """PersistentVolumeClaim, to be mounted in all pods at the path of a ``file://`` storage."""
+    secrets: tuple[str, ...] = ()
+    """Secrets to mount in all pods, each a folder of files below ``/etc/secrets``: what a transform refers to
+    by ``file:/etc/secrets/NAME/KEY``."""
+    worker_cpu: float | None = Field(default=None, gt=0, le=256)
+    """vCPUs of a worker where they are not the machine type's: 0.5 for a small tenant. Its memory goes with them."""
+    tenant: str = ""
+    """Whom the job belongs to; a label."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the job's objects. Dataflow's flag, KEY=VALUE."""
+    update: bool = False
+    """Dataflow's flag; refused until jobs can be upgraded in place."""
+    start_timeout: int = Field(default=600, ge=1)
+    """Seconds after which a job that has never run is given up and removed. Default: ten minutes, in which a cluster
+    adds a node and pulls an image."""
+    detach: bool = False
+    """Return when the API server has the job: ``wait_until_finish`` does not wait."""
+    job_id: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
+    """Id of this submission, 32 hexadecimal digits. Default: a new one."""
     num_workers: int = Field(default=1, ge=1, le=10_000)
     """TaskManagers at the start. Dataflow's flag and default."""
     machine_type: str = "n1-standard-1"
@@ -129,6 +171,22 @@ class Settings(BaseModel):
             )
         return value
 
+    @field_validator("namespace")
+    @classmethod
+    def _namespace(cls, value: str | None) -> str | None:
+        if value is not None and not is_dns_label(value):
+            raise ConfigError(f"--k8s_namespace={value} cannot name a namespace.", hint="Use for example team-a")
+        return value
+
+    @field_validator("secrets", mode="before")
+    @classmethod
+    def _secrets(cls, value: str | list[str]) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        for name in names:
+            if not is_subdomain(name):
+                raise ConfigError(f"--k8s_secrets={name} cannot name a Secret.", hint="Use for example kafka-login")
+        return tuple(dict.fromkeys(names))
+
     @field_validator("flink_conf")
     @classmethod
     def _flink_conf(cls, value: dict[str, str]) -> dict[str, str]:
@@ -157,8 +215,20 @@ class Settings(BaseModel):
         return self.sdk_worker_parallelism or self.slots
 
 
-_FLAG_OF = {name: f"--k8s_{name}" for name in ("target", "dry_run", "task_slots", "storage", "run_dir", "flink_conf")}
+_FLAG_OF = {
+    name: f"--k8s_{name}"
+    for name in (
+        *("target", "dry_run", "output", "kubeconfig", "context", "namespace", "impersonate", "detach", "job_id"),
+        *("build_only", "secrets"),
+        *("image_repository", "image", "runtime_image", "insecure_registry", "service_account", "start_timeout"),
+        *("task_slots", "worker_cpu", "tenant", "storage", "storage_claim", "run_dir", "flink_conf"),
+    )
+}
 """Fields whose flag is ours; every other field is named as Beam names its flag."""
+_ALSO = {"runtime_image": "--sdk_container_image"}
+"""Beam's flags that mean the same as one of ours, which is preferred."""
+_PAIRS = ("flink_conf", "labels")
+"""Fields that are given as KEY=VALUE."""
 
 _ABSENT = {"parallelism": -1, "max_parallelism": -1, "flink_master": "[auto]"}
 """What Beam's own option classes say for "not given"."""
@@ -195,6 +265,9 @@ def resolve(
         flag = _FLAG_OF.get(field, f"--{field}")
         variable = f"BEAM_K8S_{field.upper()}"
         given = flags.get(flag.removeprefix("--"))
+        if given is None and field in _ALSO:
+            flag = _ALSO[field]
+            given = flags.get(flag.removeprefix("--"))
         if given is not None and given != _ABSENT.get(field):
             values[field], origin[field] = given, flag
         elif variable in environment:
@@ -203,8 +276,9 @@ def resolve(
             values[field], origin[field] = file[field], f"beam_k8s.toml: {field}"
     if must_stream:
         values["streaming"] = True
-    if "flink_conf" in values:
-        values["flink_conf"] = _flink_conf(values["flink_conf"], origin["flink_conf"], errors)
+    for field in _PAIRS:
+        if field in values:
+            values[field] = _pairs(values[field], origin[field], errors)
     settings: Settings | None = None
     try:
         settings = Settings(**values)
@@ -229,18 +303,17 @@ def resolve(
     return settings
 
 
-def _flink_conf(given: Any, origin: str, errors: list[BeamK8sError]) -> dict[str, str]:
+def _pairs(given: Any, origin: str, errors: list[BeamK8sError]) -> dict[str, str]:
     if isinstance(given, dict):
         return {str(key): str(value) for key, value in given.items()}
-    conf = {}
+    pairs = {}
     for item in given.split(",") if isinstance(given, str) else given:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            errors.append(
-                ConfigError(f"{origin}={item} is not KEY=VALUE.", hint=f"For example {origin}=rest.port=8081")
-            )
-        conf[key.strip()] = value.strip()
-    return conf
+            example = "team=search" if origin.endswith("labels") else "rest.port=8081"
+            errors.append(ConfigError(f"{origin}={item} is not KEY=VALUE.", hint=f"For example {origin}={example}"))
+        pairs[key.strip()] = value.strip()
+    return pairs
 
 
 def _across(settings: Settings) -> list[BeamK8sError]:
@@ -264,11 +337,51 @@ def _across(settings: Settings) -> list[BeamK8sError]:
                 "lower --num_workers.",
             )
         )
-    if settings.target == "kubernetes":
-        errors.append(
-            ConfigError(
-                "--k8s_target=kubernetes is not available in this release.",
-                hint="Run on this machine with --k8s_target=local",
-            )
+    errors += _of_kubernetes(settings) if settings.target == "kubernetes" else _of_local(settings)
+    return errors
+
+
+def _of_local(settings: Settings) -> list[BeamK8sError]:
+    if settings.build_only:
+        return [ConfigError("--k8s_build_only: --k8s_target=local has no image.", hint="Use --k8s_target=kubernetes.")]
+    if settings.dry_run != "server" and settings.output != "yaml":
+        return []
+    flag = "--k8s_dry_run=server" if settings.dry_run == "server" else "--k8s_output=yaml"
+    hint = "Use --k8s_dry_run=client, or --k8s_target=kubernetes."
+    return [ConfigError(f"{flag}: --k8s_target=local has no Kubernetes objects.", hint=hint)]
+
+
+def _of_kubernetes(settings: Settings) -> list[BeamK8sError]:
+    errors: list[BeamK8sError] = []
+
+    def refuse(message: str, hint: str) -> None:
+        errors.append(ConfigError(message, hint=hint))
+
+    here = "Leave it out, or run on this machine with --k8s_target=local."
+    if settings.environment_type == "LOOPBACK":
+        refuse("--environment_type=LOOPBACK: pods cannot call this process.", here)
+    if settings.flink_master is not None:
+        refuse(f"--flink_master={settings.flink_master}: on Kubernetes a job has a Flink of its own.", here)
+    if settings.run_dir is not None:
+        refuse(f"--k8s_run_dir={settings.run_dir}: on Kubernetes logs are in the pods.", here)
+    if settings.storage is None:
+        refuse(
+            "--k8s_storage is missing: on Kubernetes checkpoints need a place that all pods reach.",
+            "Use for example --k8s_storage=s3://bucket/path, or --k8s_target=local to run on this machine.",
+        )
+    if settings.build_only and settings.image is not None:
+        refuse(f"--k8s_image={settings.image}: --k8s_build_only builds one.", "Leave one of the two out.")
+    if settings.image is None:
+        for name, example in (("image_repository", "registry.example/team/jobs"), ("runtime_image", "...")):
+            if getattr(settings, name) is None:
+                refuse(
+                    f"--k8s_{name} is missing.",
+                    f"Use --k8s_{name}={example} (README, Kubernetes), or --k8s_target=local to run on this machine.",
+                )
+    if settings.update:
+        refuse(
+            f"--update: a running job cannot be replaced in place yet (--job_name={settings.job_name}).",
+            f"Run `beam-k8s cancel {settings.job_name}`, which takes a savepoint, and start the new one with "
+            "--savepoint_path=SAVEPOINT.",
         )
     return errors

@@ -28,7 +28,7 @@ from beam_k8s.flink_conf import JAVA_OPTIONS, PROMETHEUS_PORT, TaskManagerMemory
 from beam_k8s.versions import FLINK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from beam_k8s.settings import Settings
 
@@ -39,8 +39,12 @@ JOB_MAIN = "org.beamk8s.runner.JobMain"
 leaks the metaspace of another class loader."""
 IMAGE_DIR = "/opt/beam_k8s"
 """Folder of the job in its image: ``job/`` with pipeline and translator options, ``staged/`` with a main session."""
+HARNESS = f"{IMAGE_DIR}/harness"
+"""Command of the Python harness in the runtime image."""
 OPTIONS_DIR = "/etc/beam_k8s"
 OPTIONS_FILE = "options.json"
+SECRETS_DIR = "/etc/secrets"
+"""Beside the options: one Secret cannot be mounted inside of another."""
 LOG_DIR = "/opt/flink/log"
 MAIN_CONTAINER = "flink-main-container"
 """The operator's name for the container it fills in."""
@@ -63,6 +67,7 @@ _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _STORAGE = re.compile(r"[a-z][a-z0-9]*://[^/]*(/.*)?")
 _OPERATORS_OWN = ("kubernetes.namespace", "kubernetes.cluster-id", "high-availability.cluster-id")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentRequest:
@@ -131,7 +136,7 @@ def build_deployment(settings: Settings, request: DeploymentRequest) -> Manifest
     secret = f"{settings.job_name}-options"
     deployment = FlinkDeployment(
         metadata=ObjectMeta(name=settings.job_name, namespace=request.namespace, labels=labels),
-        spec=_spec(settings, request, _pod_template(labels, secret, _claim_mount(settings, request))),
+        spec=_spec(settings, request, _pod_template(labels, secret, settings.secrets, _claim_mount(settings, request))),
     )
     options = {
         "apiVersion": "v1",
@@ -176,12 +181,15 @@ def _spec(settings: Settings, request: DeploymentRequest, pod_template: dict[str
     )
 
 
-def _pod_template(labels: Mapping[str, str], secret: str, claim: tuple[str, str] | None) -> dict[str, Any]:
+def _pod_template(
+    labels: Mapping[str, str], secret: str, mounted: Sequence[str], claim: tuple[str, str] | None
+) -> dict[str, Any]:
     """The template of all pods; they pass the ``restricted`` Pod Security Standard.
 
     Args:
         labels: of the pods.
         secret: name of the options' Secret.
+        mounted: names of the user's own Secrets.
         claim: PersistentVolumeClaim of the storage and where it is mounted.
     """
     volumes: list[dict[str, Any]] = [
@@ -195,6 +203,9 @@ def _pod_template(labels: Mapping[str, str], secret: str, claim: tuple[str, str]
         {"name": "log", "mountPath": LOG_DIR},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
     ]
+    for number, name in enumerate(mounted):
+        volumes.append({"name": f"secret-{number}", "secret": {"secretName": name, "defaultMode": 0o440}})
+        mounts.append({"name": f"secret-{number}", "mountPath": f"{SECRETS_DIR}/{name}", "readOnly": True})
     if claim is not None:
         name, path = claim
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": name}})

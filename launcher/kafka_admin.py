@@ -18,7 +18,7 @@ from kafka.errors import (
     for_code,
 )
 
-from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError
+from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NotHere
 from beam_k8s.kafka_properties import client_settings, resolve_references
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ def check_references(step: KafkaSource | KafkaSink) -> None:
     """Make sure that the secrets of a step are there, which else only its clients in the job would miss.
 
     Raises:
-        ConfigError: names every property whose environment variable or file is missing.
+        NotHere: names every property whose environment variable or file is missing.
     """
     try:
         resolve_references(step.properties)
-    except ConfigError as error:
-        raise ConfigError(f"{step.name}: {error.message}", hint=error.hint) from error
+    except NotHere as error:
+        raise NotHere(f"{step.name}: {error.message}", hint=error.hint) from error
 
 
 def _client_settings(source: KafkaSource) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _client_settings(source: KafkaSource) -> dict[str, Any]:
     settings = client_settings(how, KafkaAdminClient.DEFAULT_CONFIG)
     for name in ("ssl.truststore.location", "ssl.keystore.location"):
         if name in how and not Path(resolve_references(how)[name]).is_file():
-            raise ConfigError(
+            raise NotHere(
                 f"{source.name}: {name} is {how[name]}, and no such file is here.",
                 hint="Mount the file where the pipeline is started and in its workers.",
             )

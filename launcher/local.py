@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import closing, suppress
 from importlib.util import find_spec
@@ -28,7 +29,8 @@ from beam_k8s.errors import BeamK8sError, ConfigError, FlinkError, LocalClusterE
 from beam_k8s.flink_conf import TaskManagerMemory, cluster_conf, java_options, reactive_conf
 from beam_k8s.launcher import flink_rest, supervisor
 from beam_k8s.launcher.flink_rest import ArchivedFlink, FlinkReads, FlinkRest
-from beam_k8s.launcher.staging import IMPORT_PATH
+from beam_k8s.launcher.progress import report
+from beam_k8s.launcher.staging import IMPORT_PATH, PIPELINE_FILE, TRANSLATOR_FILE, options_json, write_job
 from beam_k8s.launcher.target import Observation
 from beam_k8s.spec import JOB_MAIN
 from beam_k8s.states import TERMINAL, pipeline_state
@@ -548,6 +550,18 @@ class LocalTarget:
         self.run_dir = Path(settings.run_dir).absolute() if settings.run_dir else self._registered
         self._keep = settings.run_dir is not None
 
+    def preflight(self) -> list[BeamK8sError]:
+        """See Target."""
+        return preflight(self._settings)
+
+    def dry_run(self, plan: SubmitPlan) -> str:
+        """See Target."""
+        return str(plan)
+
+    def build(self, plan: SubmitPlan) -> str:
+        """See Target. ``settings`` refuses it."""
+        raise NotImplementedError
+
     def harness_command(self) -> tuple[str, dict[str, str]]:
         """See Target. The harness is this interpreter, with this process's import path."""
         path = [entry or str(Path.cwd()) for entry in sys.path]
@@ -559,11 +573,12 @@ class LocalTarget:
 
     @property
     def staged(self) -> Path:
-        """Folder whose content every harness finds: the pickled main session, what pip installed."""
+        """See Target."""
         return self.run_dir / "staged"
 
     def deploy(self, plan: SubmitPlan) -> LocalJob:
         """See Target."""
+        report(f"{self._settings.job_name} starts; logs in {self.run_dir / 'logs'}")
         try:
             self._fill(plan)
             return self._start(plan)
@@ -572,11 +587,7 @@ class LocalTarget:
             raise
 
     def prepare(self) -> None:
-        """Make the run directory.
-
-        Raises:
-            ConfigError: it cannot be made.
-        """
+        """See Target. Makes the run directory."""
         try:
             for folder in ("logs", "tmp", "job", "staged", "archive"):
                 (self.run_dir / folder).mkdir(parents=True, exist_ok=True)
@@ -605,15 +616,8 @@ class LocalTarget:
             self._registered.unlink()
 
     def _fill(self, plan: SubmitPlan) -> None:
-        from apache_beam.runners.portability.portable_runner import JobServiceHandle
-        from google.protobuf import json_format
-
-        def text(options: dict[str, Any]) -> str:
-            return str(json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(options)))
-
-        (self.run_dir / "job" / "pipeline.pb").write_bytes(plan.pipeline.SerializeToString())
-        (self.run_dir / "job" / "translator.json").write_text(text(dict(plan.translator_options)))
-        _write_private(self.run_dir / _OPTIONS_FILE, text(plan.harness_options))
+        write_job(plan, self.run_dir / "job")
+        _write_private(self.run_dir / _OPTIONS_FILE, options_json(plan.harness_options))
         harness = self.run_dir / "harness"
         harness.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m beam_k8s.transforms.boot "$@"\n')
         harness.chmod(0o755)
@@ -622,11 +626,11 @@ class LocalTarget:
         settings = plan.settings
         arguments = [
             "--pipeline",
-            str(self.run_dir / "job" / "pipeline.pb"),
+            str(self.run_dir / "job" / PIPELINE_FILE),
             "--options-reference",  # only the file's name gets into the job graph
             str(self.run_dir / _OPTIONS_FILE),
             "--translator-options",
-            str(self.run_dir / "job" / "translator.json"),
+            str(self.run_dir / "job" / TRANSLATOR_FILE),
         ]
         savepoint = _restore_path(settings.savepoint_path) if settings.savepoint_path else None
         if settings.flink_master is not None:
@@ -672,8 +676,10 @@ class LocalJob:
         self, target: LocalTarget, settings: Settings, job_id: str, rest: FlinkRest, cluster: _Cluster | None
     ) -> None:
         self.name = settings.job_name
+        self.poll_seconds = 0.25
         self.job_id = job_id
         self.run_dir = target.run_dir
+        self.logs = WorkerLogs(self.run_dir / "logs")
         self._target = target
         self._rest = rest
         self._cluster = cluster
@@ -774,6 +780,29 @@ class LocalJob:
         text = log.read_text() if log.exists() else ""
         causes = re.findall(r"^Caused by: .*", text, re.MULTILINE)
         return causes[-1] if causes else f"Flink ended early; see {self.run_dir}/logs"
+
+
+class WorkerLogs:
+    """Brings what the Python workers of a local run write to this terminal, as it comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def show(self) -> None:
+        """Print all complete lines that are new."""
+        with self._lock:
+            for file in sorted(self._folder.glob("harness-*.log")):
+                offset = self._offsets.get(file, 0)
+                with file.open("rb") as stream:
+                    stream.seek(offset)
+                    data = stream.read()
+                end = data.rfind(b"\n") + 1
+                self._offsets[file] = offset + end
+                worker = file.stem.partition("-")[2]
+                for line in data[:end].decode(errors="replace").splitlines():
+                    print(f"[worker {worker}] {line}", file=sys.stderr, flush=True)
 
 
 class _Session:

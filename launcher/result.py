@@ -1,10 +1,9 @@
-"""Beam's PipelineResult of a job that we launched: state, waiting, cancelling, metrics, and what workers say."""
+"""Beam's PipelineResult of a job that we launched: state, waiting, cancelling, metrics."""
 
 from __future__ import annotations
 
 import atexit
 import re
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -19,25 +18,18 @@ from google.protobuf import json_format
 
 from beam_k8s.errors import BeamK8sError, FlinkError, JobFailed
 from beam_k8s.launcher import flink_rest
+from beam_k8s.launcher.progress import report
 from beam_k8s.states import TERMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from beam_k8s.launcher.target import Job
 
-__all__ = ["FlinkK8sPipelineResult", "JobMetrics", "WorkerLogs", "python_traceback", "report"]
+__all__ = ["FlinkK8sPipelineResult", "JobMetrics", "python_traceback"]
 
-POLL_SECONDS = 0.25
-"""Between two looks at a job that somebody waits for."""
 LAST_WORD_SECONDS = 10.0
 """Longest wait for what Flink has to say about a job that ended: three times the age its answers may have."""
-
-
-def report(text: str) -> None:
-    """One line of progress for the person at the terminal."""
-    print(f"beam-k8s: {text}", file=sys.stderr, flush=True)
 
 
 def python_traceback(stacktrace: str) -> str:
@@ -82,49 +74,27 @@ class JobMetrics(metric.MetricResults):
         }
 
 
-class WorkerLogs:
-    """Brings what the Python workers of a local run write to this terminal, as it comes."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._offsets: dict[Path, int] = {}
-        self._lock = threading.Lock()
-
-    def show(self) -> None:
-        """Print all complete lines that are new."""
-        with self._lock:
-            for file in sorted(self._folder.glob("harness-*.log")):
-                offset = self._offsets.get(file, 0)
-                with file.open("rb") as stream:
-                    stream.seek(offset)
-                    data = stream.read()
-                end = data.rfind(b"\n") + 1
-                self._offsets[file] = offset + end
-                worker = file.stem.partition("-")[2]
-                for line in data[:end].decode(errors="replace").splitlines():
-                    print(f"[worker {worker}] {line}", file=sys.stderr, flush=True)
-
-
 class FlinkK8sPipelineResult(PipelineResult):
     """A running or ended job.
 
     Args:
         job: the deployed job.
-        logs: where its workers write, if that can be read from here.
         cleanup: called once when the job has ended.
+        detach: let the job go on by itself: nobody waits for it.
     """
 
-    def __init__(self, job: Job, *, logs: WorkerLogs | None = None, cleanup: Iterable[Callable[[], None]] = ()) -> None:
+    def __init__(self, job: Job, *, cleanup: Iterable[Callable[[], None]] = (), detach: bool = False) -> None:
         super().__init__(PipelineState.STARTING)
         self.job = job
-        self._logs = logs
         self._cleanup = list(cleanup)
+        self._detached = detach
+        self._detail = ""
         self._final: str | None = None
         self._error = ""
         self._metrics: JobMetrics | None = None
         self._reported_failures: set[int] = set()
         self._lock = threading.RLock()
-        self._said = ""
+        self._said = self._said_detail = ""
         atexit.register(self._at_exit)
 
     @property
@@ -133,7 +103,7 @@ class FlinkK8sPipelineResult(PipelineResult):
         with self._lock:
             if self._final is None:
                 observation = self.job.observe()
-                self._state = observation.state
+                self._state, self._detail = observation.state, observation.detail
                 if observation.state in TERMINAL:
                     self._ended(observation.state, observation.detail)
         return str(self._state)
@@ -142,7 +112,8 @@ class FlinkK8sPipelineResult(PipelineResult):
         """Wait for the job's end.
 
         Args:
-            duration: the longest wait in milliseconds; None or 0 waits as long as it takes.
+            duration: the longest wait in milliseconds; None or 0 waits as long as it takes. With ``--k8s_detach``
+                nothing is waited for.
 
         Returns:
             The terminal state, or None if time ran out first.
@@ -151,6 +122,8 @@ class FlinkK8sPipelineResult(PipelineResult):
             JobFailed: it ended in another state than DONE; with the traceback of the user's code, if that was why.
             KeyboardInterrupt: Ctrl-C. The job goes on; how to stop it has been printed.
         """
+        if self._detached:
+            return self.state
         deadline = time.monotonic() + duration / 1000 if duration else None
         pause = threading.Event()
         try:
@@ -158,7 +131,9 @@ class FlinkK8sPipelineResult(PipelineResult):
                 self._progress(state)
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
-                left = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
+                left = self.job.poll_seconds
+                if deadline is not None:
+                    left = min(left, deadline - time.monotonic())
                 pause.wait(max(left, 0))
         except KeyboardInterrupt:
             self._detach()
@@ -193,11 +168,10 @@ class FlinkK8sPipelineResult(PipelineResult):
             return JobMetrics([])
 
     def _progress(self, state: str) -> None:
-        if state != self._said:
-            self._said = state
-            report(f"{self.job.name} is {state}")
-        if self._logs is not None:
-            self._logs.show()
+        if (state, self._detail) != (self._said, self._said_detail):
+            self._said, self._said_detail = state, self._detail
+            report(f"{self.job.name} is {state}" + (f": {self._detail}" if self._detail else ""))
+        self.job.logs.show()
         if state != PipelineState.STARTING:
             self._show_failures()
 
@@ -225,8 +199,7 @@ class FlinkK8sPipelineResult(PipelineResult):
         self._show_failures()
         self._metrics = self._read_metrics()
         report(f"{self.job.name} is {state}")
-        if self._logs is not None:
-            self._logs.show()
+        self.job.logs.show()
         self.job.close()
         for callback in self._cleanup:
             callback()
@@ -253,5 +226,6 @@ class FlinkK8sPipelineResult(PipelineResult):
         report(f"{self.job.name} goes on without this terminal. Stop it with: {command}")
 
     def _at_exit(self) -> None:
-        if self.state not in TERMINAL:
-            self._detach()
+        with suppress(BeamK8sError):
+            if self.state not in TERMINAL:
+                self._detach()

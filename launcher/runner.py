@@ -22,11 +22,11 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner
 from apache_beam.transforms import environments
 
 from beam_k8s import graph
-from beam_k8s.errors import BeamK8sError, ConfigError, NoPythonForm
-from beam_k8s.launcher import local
+from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NoPythonForm, NotHere
 from beam_k8s.launcher.kafka_admin import check_references, partition_counts
 from beam_k8s.launcher.plan import conflicts, make_plan
-from beam_k8s.launcher.result import FlinkK8sPipelineResult, WorkerLogs, report
+from beam_k8s.launcher.progress import report
+from beam_k8s.launcher.result import FlinkK8sPipelineResult
 from beam_k8s.launcher.staging import stage
 from beam_k8s.options import FlinkK8sOptions
 from beam_k8s.settings import resolve
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from beam_k8s.launcher.plan import SubmitPlan
+    from beam_k8s.launcher.target import Target
     from beam_k8s.settings import Settings
 
 __all__ = ["FlinkK8s", "FlinkK8sRunner"]
@@ -42,6 +43,10 @@ __all__ = ["FlinkK8s", "FlinkK8sRunner"]
 _HARNESS = "beam-k8s-harness"
 """Stands for the command of the Python harness until it is known."""
 _OPTIONS_LOGGER = "apache_beam.options.pipeline_options"
+
+
+_UNKNOWN = {"local": (NoPythonForm,), "kubernetes": (NoPythonForm, NotHere, KafkaError)}
+"""What cannot be known of Kafka from here: on Kubernetes the job's network and secrets are others."""
 
 
 class FlinkK8s(PipelineRunner):
@@ -67,29 +72,32 @@ class FlinkK8s(PipelineRunner):
         flags = _all_options(options)
         flags.setdefault("job_name", _generated_name())
         settings = resolve(flags, os.environ, _file_settings(), must_stream=graph.needs_streaming(pipeline))
-        errors: list[BeamK8sError] = [*conflicts(pipeline, settings), *local.preflight(settings)]
+        target = _target(settings)
+        errors: list[BeamK8sError] = [*conflicts(pipeline, settings), *target.preflight()]
         partitions: dict[str, Mapping[str, int]] = {}
+        unknown = _UNKNOWN[settings.target]
         for source in graph.kafka_sources(pipeline):
             try:
                 partitions[source.transform_id] = partition_counts(source)
-            except NoPythonForm as limit:
+            except unknown as why:
                 topics = ", ".join(source.topics)
-                report(f"warning: {source.name}: nobody looked whether {topics} can be read: {limit.message}")
+                report(f"warning: {source.name}: nobody looked whether {topics} can be read: {why.message}")
             except BeamK8sError as error:
                 errors.append(error)
         for sink in graph.kafka_sinks(pipeline):
             try:
                 check_references(sink)
+            except unknown as why:
+                report(f"warning: {why.message}")
             except BeamK8sError as error:
                 errors.append(error)
         if errors:
             raise ConfigError.of_all(errors) if len(errors) > 1 else errors[0]
         options.view_as(StandardOptions).streaming = settings.streaming
-        target = local.LocalTarget(settings)
         # Before the pipeline is optimized: fusion copies the environments into the stages.
         pipeline = _with_harness(pipeline, *target.harness_command())
-        if settings.dry_run == "client":
-            print(_plan(pipeline, settings, options, flags, partitions))
+        if settings.dry_run != "none":
+            print(target.dry_run(_plan(pipeline, settings, options, flags, partitions)))
             return _Planned()
         cleanup = PortableRunner.start_and_replace_loopback_environments(pipeline, options)
         try:
@@ -98,14 +106,16 @@ class FlinkK8s(PipelineRunner):
                 report(source_plan.sentence())
             target.prepare()
             stage(options, target.staged)
-            report(f"{settings.job_name} starts; logs in {target.run_dir / 'logs'}")
+            if settings.build_only:
+                print(target.build(plan))
+                return _Planned()
             job = target.deploy(plan)
         except BaseException:
             target.remove()
             for callback in cleanup:
                 callback()
             raise
-        return FlinkK8sPipelineResult(job, logs=WorkerLogs(target.run_dir / "logs"), cleanup=cleanup)
+        return FlinkK8sPipelineResult(job, cleanup=cleanup, detach=settings.detach)
 
 
 FlinkK8sRunner = FlinkK8s
@@ -120,6 +130,16 @@ class _Planned(PipelineResult):
 
     def wait_until_finish(self, duration: float | None = None) -> str:  # noqa: ARG002 - Beam's signature
         return "DONE"
+
+
+def _target(settings: Settings) -> Target:
+    if settings.target == "local":
+        from beam_k8s.launcher.local import LocalTarget
+
+        return LocalTarget(settings)
+    from beam_k8s.launcher.kubernetes_target import KubernetesTarget
+
+    return KubernetesTarget(settings)
 
 
 def _plan(

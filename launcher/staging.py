@@ -17,9 +17,15 @@ from apache_beam.runners.internal import names
 from beam_k8s.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["IMPORT_PATH", "stage"]
+    from beam_k8s.launcher.plan import SubmitPlan
+
+__all__ = ["IMPORT_PATH", "PIPELINE_FILE", "TRANSLATOR_FILE", "options_json", "stage", "write_job"]
+
+PIPELINE_FILE = "pipeline.pb"
+TRANSLATOR_FILE = "translator.json"
 
 IMPORT_PATH = ("packages", "requirements")
 """Folders of what pip installed, as they follow on the worker's import path: the user's own packages come first."""
@@ -52,6 +58,25 @@ def stage(options: Any, folder: Path) -> None:
                 f"--save_main_session: the main module cannot be pickled: {cause}",
                 hint="Move what it names into functions or a module, or leave the flag out.",
             ) from cause
+
+
+def write_job(plan: SubmitPlan, folder: Path) -> None:
+    """Write what Flink's side reads of a job and everybody may know: the pipeline and the translator's options.
+
+    Args:
+        plan: of the submission.
+        folder: existing folder.
+    """
+    (folder / PIPELINE_FILE).write_bytes(plan.pipeline.SerializeToString(deterministic=True))
+    (folder / TRANSLATOR_FILE).write_text(options_json(plan.translator_options))
+
+
+def options_json(options: Mapping[str, Any]) -> str:
+    """Pipeline options as Beam's runners read them: the JSON of a protobuf Struct."""
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+    from google.protobuf import json_format
+
+    return str(json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(dict(options)), sort_keys=True))
 
 
 def _pip_install(what: list[str], target: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a place that runs jobs must offer: the local machine now, Kubernetes beside it.
+"""What a place that runs jobs must offer: this machine and Kubernetes do.
 
 Each method is bounded in time and may be called from another thread than the one that deployed.
 """
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from beam_k8s.errors import BeamK8sError
     from beam_k8s.launcher.flink_rest import FlinkReads
     from beam_k8s.launcher.plan import SubmitPlan
 
-__all__ = ["Job", "Observation", "Target"]
+__all__ = ["Job", "Logs", "Observation", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,23 @@ class Observation:
     """What it waits for, or why it failed; for people. May be empty."""
 
 
+class Logs(Protocol):
+    """What a job's Python workers write."""
+
+    def show(self) -> None:
+        """Print to this terminal what is new since the last call."""
+
+
 class Job(Protocol):
     """One deployed job."""
 
     name: str
+    poll_seconds: float
+    """Between two looks at it that somebody waits for."""
+
+    @property
+    def logs(self) -> Logs:
+        """What its workers write."""
 
     @property
     def job_id(self) -> str:
@@ -54,10 +70,34 @@ class Job(Protocol):
 
 
 class Target(Protocol):
-    """A place that runs jobs."""
+    """A place that runs jobs; one object for one submission."""
+
+    def preflight(self) -> list[BeamK8sError]:
+        """All that would keep the job from running there, as far as it can be known without creating anything."""
 
     def harness_command(self) -> tuple[str, dict[str, str]]:
         """Command and environment variables with which a TaskManager there starts the Python harness."""
+
+    def dry_run(self, plan: SubmitPlan) -> str:
+        """What submitting would do, in the form that was asked for."""
+
+    def prepare(self) -> None:
+        """Make what staging needs.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+
+    @property
+    def staged(self) -> Path:
+        """Folder whose content every harness finds: the pickled main session, what pip installed."""
+
+    def build(self, plan: SubmitPlan) -> str:
+        """Build and push the job's image, if the place has such; its name by digest.
+
+        Raises:
+            BeamK8sError: it cannot be built or pushed.
+        """
 
     def deploy(self, plan: SubmitPlan) -> Job:
         """Start the job. On an error nothing is left behind.
@@ -65,3 +105,6 @@ class Target(Protocol):
         Raises:
             BeamK8sError: it cannot be started.
         """
+
+    def remove(self) -> None:
+        """Leave nothing of a submission that did not get to ``deploy``. Idempotent."""

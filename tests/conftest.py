@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.cluster.kafka import KafkaBroker
     from tests.cluster.kube import KubeCluster
     from tests.cluster.prism import Prism
+    from tests.cluster.registry import ImageRegistry
 
 
 # The machines that run this are shared: how long an example takes says nothing.
@@ -95,3 +96,47 @@ def kube_cluster() -> Iterator[KubeCluster]:
     given = os.environ.get("BEAM_K8S_TEST_CLUSTER") == "given"
     with KubeCluster(kubeconfig=Path(os.environ["KUBECONFIG"]) if given else None) as running:
         yield running
+
+
+class Tenant(NamedTuple):
+    """A namespace for jobs, of a test's own."""
+
+    name: str
+    volume: Path
+    """This machine's folder behind the claim ``flink-data``."""
+
+
+@pytest.fixture
+def tenant(kube_cluster: KubeCluster, unique: str) -> Iterator[Tenant]:
+    """A namespace that goes with the test, and with it all that is in it."""
+    yield Tenant(unique, kube_cluster.tenant(unique))
+    kube_cluster.resource("v1", "Namespace").delete(name=unique)
+
+
+@pytest.fixture(scope="session")
+def pod_broker(kube_cluster: KubeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A running broker that pods reach as this machine does."""
+    from tests.cluster.kafka import KafkaBroker
+    from tests.cluster.kube import HOST
+
+    with KafkaBroker(tmp_path_factory.mktemp("pod-kafka"), address=HOST) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pod_registry(kube_cluster: KubeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRegistry]:
+    """A running registry from which the node pulls."""
+    from tests.cluster.kube import HOST
+    from tests.cluster.registry import ImageRegistry
+
+    with ImageRegistry(tmp_path_factory.mktemp("registry"), address=HOST) as running:
+        kube_cluster.pull_from(running.host)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def runtime_image(pod_registry: ImageRegistry) -> str:
+    """The runtime image's name in that registry."""
+    from tests.cluster import runtime
+
+    return str(runtime.push(pod_registry.host, "runtime"))

@@ -51,9 +51,7 @@ class Producer:
         start = time.monotonic()
         while not self._stop.is_set():
             for i in range(self.produced, int((time.monotonic() - start) * self._rate)):
-                producer.send(
-                    self._topic, key=b"key-%d" % (i % KEYS), value=b"%d" % i, partition=i % KEYS % PARTITIONS
-                )
+                producer.send(self._topic, key=b"key-%d" % (i % KEYS), value=b"%d" % i, partition=i % KEYS % PARTITIONS)
                 self.produced = i + 1
             self._stop.wait(0.05)
         producer.flush()

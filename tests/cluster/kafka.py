@@ -99,6 +99,7 @@ class KafkaBroker:
         users: name -> password of those who may log in at a second listener, ``secured_servers``, which wants SASL
             (PLAIN, SCRAM-SHA-512, or OAUTHBEARER with Kafka's unsecured tokens, for anybody). None: no such listener.
         heap: of the JVM, as ``-Xmx`` wants it.
+        address: where it listens; ``tests.cluster.kube.HOST`` is the one that the test cluster's pods reach.
     """
 
     def __init__(
@@ -108,12 +109,14 @@ class KafkaBroker:
         properties: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
         heap: str = "512m",
+        address: str = "127.0.0.1",
     ) -> None:
         self.folder = Path(folder)
         self.log_file = self.folder / "broker.log"
         self._properties = dict(properties or {})
         self._users = users
         self._heap = heap
+        self._address = address
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: tuple[int, ...] | None = None
 
@@ -122,13 +125,13 @@ class KafkaBroker:
         """``host:port`` of the broker. Known after the first start, and kept over restarts."""
         if self._ports is None:
             raise BrokerError("The broker was not started yet.")
-        return f"127.0.0.1:{self._ports[0]}"
+        return f"{self._address}:{self._ports[0]}"
 
     @property
     def secured_servers(self) -> str:
         """``host:port`` of the listener that wants a login."""
         assert self._ports is not None
-        return f"127.0.0.1:{self._ports[2]}"
+        return f"{self._address}:{self._ports[2]}"
 
     @property
     def pid(self) -> int | None:
@@ -340,8 +343,8 @@ class KafkaBroker:
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker}",
+            "listeners": f"PLAINTEXT://{self._address}:{broker},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self._address}:{broker}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
@@ -428,7 +431,7 @@ class KafkaBroker:
         assert self._ports is not None
         with socket.socket() as probe:
             probe.settimeout(1)
-            return probe.connect_ex(("127.0.0.1", self._ports[0])) == 0
+            return probe.connect_ex((self._address, self._ports[0])) == 0
 
     def _has_a_broker(self) -> bool:
         # The port is open before the broker has registered with its own controller.

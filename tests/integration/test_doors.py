@@ -153,7 +153,7 @@ def test_the_users_traceback_is_taken_out_of_javas():
         "org.apache.flink.runtime.JobException: Recovery is suppressed\n\tat org.apache.X.y(X.java:1)\n"
         "Caused by: java.lang.RuntimeException: Error received from SDK harness for instruction 4: "
         "Traceback (most recent call last):\n"
-        '  File "my.py", line 3, in divide\n    return 1 // x\nZeroDivisionError: by zero [while running \'Divide\']\n'
+        "  File \"my.py\", line 3, in divide\n    return 1 // x\nZeroDivisionError: by zero [while running 'Divide']\n"
         "\n\tat org.apache.Y.z(Y.java:2)\n"
     )
     assert python_traceback(java).endswith("by zero [while running 'Divide']")

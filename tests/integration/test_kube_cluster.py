@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -26,20 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.cluster.kube import KubeCluster
+    from tests.conftest import Tenant
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]  # the first run on a machine builds Kubernetes
-
-@pytest.fixture
-def tenant(kube_cluster: KubeCluster, unique: str) -> Iterator[Tenant]:
-    """A namespace of the test's own."""
-    yield Tenant(unique, kube_cluster.tenant(unique))
-    kube_cluster.resource("v1", "Namespace").delete(name=unique)
-
-
-class Tenant(NamedTuple):
-    name: str
-    volume: Path
-
 
 def test_the_operator_is_available_and_runs_as_a_pod_with_an_account_of_its_own(kube_cluster: KubeCluster) -> None:
     pods = client.CoreV1Api(kube_cluster.client).list_namespaced_pod("flink-operator").items

@@ -1,5 +1,7 @@
 """What flags, environment and file come to, and what is refused."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,11 +80,55 @@ def test_a_name_is_a_dns_label_or_is_refused_with_one_that_is(name):
     assert not name.endswith("-")
 
 
-def test_kubernetes_is_not_offered_before_it_works():
-    with pytest.raises(ConfigError, match="--k8s_target=kubernetes is not available"):
-        resolve({"job_name": "flights", "k8s_storage": "s3://bucket/beam"}, {}, {})
+KUBERNETES = {
+    "job_name": "flights",
+    "k8s_storage": "s3://bucket/flights",
+    "k8s_image_repository": "registry.example/jobs",
+    "k8s_runtime_image": "registry.example/beam-k8s:1",
+}
 
 
-def test_a_worker_has_at_least_one_vcpu():
-    with pytest.raises(ConfigError, match="--machine_type=n1-standard-0"):
-        resolve(LOCAL | {"machine_type": "n1-standard-0"}, {}, {})
+def test_kubernetes_needs_a_storage_and_a_place_for_images_and_all_that_is_missing_is_said_at_once():
+    assert resolve(KUBERNETES, {}, {}).target == "kubernetes"
+    with pytest.raises(ConfigError) as error:
+        resolve({"job_name": "flights"}, {}, {})
+    for flag in ("--k8s_storage", "--k8s_image_repository", "--k8s_runtime_image"):
+        assert f"{flag} is missing" in str(error.value)
+    ready = {"job_name": "flights", "k8s_storage": "s3://b/c", "k8s_image": "registry.example/jobs:1"}
+    assert resolve(ready, {}, {}).image == "registry.example/jobs:1"
+
+
+def test_the_flag_of_dataflow_for_an_image_names_the_base_of_the_jobs_image():
+    flags = {key: value for key, value in KUBERNETES.items() if key != "k8s_runtime_image"}
+    assert resolve(flags | {"sdk_container_image": "a.b/base"}, {}, {}).runtime_image == "a.b/base"
+    both = KUBERNETES | {"sdk_container_image": "a.b/base"}
+    assert resolve(both, {}, {}).runtime_image == KUBERNETES["k8s_runtime_image"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [
+        ("update", True, "beam-k8s cancel flights"),
+        ("environment_type", "LOOPBACK", "--environment_type=LOOPBACK"),
+        ("flink_master", "127.0.0.1:8081", "--flink_master=127.0.0.1:8081"),
+        ("k8s_run_dir", "/tmp/run", "--k8s_run_dir=/tmp/run"),
+        ("k8s_namespace", "No_Name", "--k8s_namespace=No_Name"),
+        ("k8s_job_id", "7", "--k8s_job_id=7"),
+        ("k8s_worker_cpu", "-1", "--k8s_worker_cpu=-1"),
+        ("labels", ["team"], "--labels=team is not KEY=VALUE"),
+    ],
+)
+def test_what_kubernetes_cannot_do_is_refused_with_the_way_out(flag, value, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        resolve(KUBERNETES | {flag: value}, {}, {})
+
+
+def test_labels_and_switches_are_read_as_the_command_line_gives_them():
+    settings = resolve(KUBERNETES | {"labels": ["team=search", "cost=4711"], "k8s_detach": "true"}, {}, {})
+    assert settings.labels == {"team": "search", "cost": "4711"}
+    assert settings.detach is True
+
+
+def test_a_local_job_has_no_kubernetes_objects_to_print():
+    with pytest.raises(ConfigError, match="--k8s_output=yaml"):
+        resolve(LOCAL | {"k8s_dry_run": "client", "k8s_output": "yaml"}, {}, {})
