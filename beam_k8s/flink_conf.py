@@ -258,3 +258,43 @@ def reactive_conf(resource_wait: str | None = "5 min") -> dict[str, str]:
     if resource_wait is not None:
         conf["jobmanager.adaptive-scheduler.resource-wait-timeout"] = resource_wait
     return conf
+
+
+_LOG4J = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.file.ref = File
+appender.file.name = File
+appender.file.type = RollingFile
+appender.file.fileName = ${sys:log.file}
+appender.file.filePattern = ${sys:log.file}.%i
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %-60c %x - %m%n
+appender.file.policies.type = Policies
+appender.file.policies.size.type = SizeBasedTriggeringPolicy
+appender.file.policies.size.size = 100MB
+appender.file.strategy.type = DefaultRolloverStrategy
+appender.file.strategy.max = 3
+logger.kafka.name = org.apache.kafka
+logger.kafka.level = WARN
+logger.pekko.name = org.apache.pekko
+logger.pekko.level = WARN
+"""
+_LOG4J_CONSOLE = """\
+rootLogger.appenderRef.console.ref = Console
+appender.console.name = Console
+appender.console.type = CONSOLE
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %-60c %x - %m%n
+# What Python workers log; they write it to the same output themselves, with their prints and last words.
+logger.workers.name = RemoteLog
+logger.workers.level = OFF
+"""
+
+
+def log4j_properties(*, console: bool = False) -> str:
+    """How Flink's processes log: to a file that Flink's REST endpoint can show, and to a container's output.
+
+    Args:
+        console: to the output, too.
+    """
+    return _LOG4J + _LOG4J_CONSOLE if console else _LOG4J

@@ -61,8 +61,7 @@ class FlinkK8sOptions(PipelineOptions):
         parser.add_argument(
             "--k8s_secrets",
             action="append",
-            help="A Secret whose keys become files in all pods, /etc/secrets/NAME/KEY. "
-            "May be given several times.",
+            help="A Secret whose keys become files in all pods, /etc/secrets/NAME/KEY. May be given several times.",
         )
         for name, text in _SWITCHES.items():
             parser.add_argument(f"--k8s_{name}", nargs="?", const="true", help=text)

@@ -24,7 +24,14 @@ from beam_k8s.crd import (
     TaskManagerSpec,
 )
 from beam_k8s.errors import BeamK8sError, ConfigError
-from beam_k8s.flink_conf import JAVA_OPTIONS, PROMETHEUS_PORT, TaskManagerMemory, is_secret, kubernetes_conf
+from beam_k8s.flink_conf import (
+    JAVA_OPTIONS,
+    PROMETHEUS_PORT,
+    TaskManagerMemory,
+    is_secret,
+    kubernetes_conf,
+    log4j_properties,
+)
 from beam_k8s.versions import FLINK
 
 if TYPE_CHECKING:
@@ -161,6 +168,7 @@ def _spec(settings: Settings, request: DeploymentRequest, pod_template: dict[str
         mode="standalone",
         service_account=request.service_account,
         flink_configuration=dict(sorted({**conf, **request.flink_conf, JAVA_OPTIONS: java_options}.items())),
+        log_configuration={"log4j-console.properties": log4j_properties(console=True)},
         pod_template=pod_template,
         job_manager=JobManagerSpec(replicas=1, resource=_JOB_MANAGER),
         task_manager=TaskManagerSpec(replicas=settings.workers, resource=Resource(cpu=cpu, memory=f"{memory}m")),

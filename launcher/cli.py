@@ -22,12 +22,37 @@ app.add_typer(autoload, name="autoload")
 _PTH = "beam_k8s_autoload.pth"
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def run(context: typer.Context, script: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]) -> None:
+_SCRIPT = {"allow_extra_args": True, "ignore_unknown_options": True}
+Script = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The pipeline's program.")]
+
+
+@app.command(context_settings=_SCRIPT)
+def run(context: typer.Context, script: Script) -> None:
     """Run a pipeline script with --runner=FlinkK8s, unless it is given another; all other flags are the script's."""
-    arguments = list(context.args)
+    _run(script, context.args)
+
+
+@app.command(context_settings=_SCRIPT)
+def plan(
+    context: typer.Context,
+    script: Script,
+    output: Annotated[str, typer.Option("--output", "-o", help="text, or yaml: the FlinkDeployment.")] = "text",
+    server: Annotated[bool, typer.Option("--server", help="Let the API server check it, too.")] = False,
+) -> None:
+    """Say what running the script would do, and do nothing."""
+    dry_run = "server" if server else "client"
+    _run(script, [*context.args, f"--k8s_dry_run={dry_run}", f"--k8s_output={output}"])
+
+
+@app.command(context_settings=_SCRIPT)
+def build(context: typer.Context, script: Script) -> None:
+    """Build and push the image of the script's job; print its name by digest, which --k8s_image takes."""
+    _run(script, [*context.args, "--k8s_build_only"])
+
+
+def _run(script: Path, arguments: list[str]) -> None:
     if not any(argument == "--runner" or argument.startswith("--runner=") for argument in arguments):
-        arguments.append("--runner=FlinkK8s")
+        arguments = [*arguments, "--runner=FlinkK8s"]
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent.absolute()))
     runpy.run_path(str(script), run_name="__main__")

@@ -124,8 +124,11 @@ class KubernetesTarget:
         manifests = self._manifests(plan, image)
         document = manifests.deployment.document()
         if settings.dry_run == "server":
-            self._kube.create(DEPLOYMENTS, self._namespace, document, dry_run=True)
-            self._kube.create(SECRETS, self._namespace, manifests.options, dry_run=True)
+            for kind, body in ((DEPLOYMENTS, document), (SECRETS, manifests.options)):
+                # What is left of an ended job may still have the name.
+                metadata = {**body["metadata"], "generateName": f"{body['metadata']['name']}-"}
+                del metadata["name"]
+                self._kube.create(kind, self._namespace, {**body, "metadata": metadata}, dry_run=True)
         if settings.output == "yaml":
             # Without what they share, as `kubectl get -o yaml` writes it.
             return str(yaml.safe_dump(json.loads(json.dumps(document)), sort_keys=False)).rstrip()

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import beam_k8s
 from beam_k8s.errors import BeamK8sError, ConfigError, FlinkError, LocalClusterError
-from beam_k8s.flink_conf import TaskManagerMemory, cluster_conf, java_options, reactive_conf
+from beam_k8s.flink_conf import TaskManagerMemory, cluster_conf, java_options, log4j_properties, reactive_conf
 from beam_k8s.launcher import flink_rest, supervisor
 from beam_k8s.launcher.flink_rest import ArchivedFlink, FlinkReads, FlinkRest
 from beam_k8s.launcher.progress import report
@@ -54,26 +54,6 @@ _SESSION_FILE = "session.json"
 """In the run directory of a job in a session cluster: where it runs."""
 _START_SECONDS = 120
 _END_SECONDS = 30
-
-_LOG4J = """\
-rootLogger.level = INFO
-rootLogger.appenderRef.file.ref = File
-appender.file.name = File
-appender.file.type = RollingFile
-appender.file.fileName = ${sys:log.file}
-appender.file.filePattern = ${sys:log.file}.%i
-appender.file.layout.type = PatternLayout
-appender.file.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %-60c %x - %m%n
-appender.file.policies.type = Policies
-appender.file.policies.size.type = SizeBasedTriggeringPolicy
-appender.file.policies.size.size = 100MB
-appender.file.strategy.type = DefaultRolloverStrategy
-appender.file.strategy.max = 3
-logger.kafka.name = org.apache.kafka
-logger.kafka.level = WARN
-logger.pekko.name = org.apache.pekko
-logger.pekko.level = WARN
-"""
 
 
 # Before anything is created
@@ -327,7 +307,7 @@ class _Cluster:
         (run_dir / "conf").mkdir()
         text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in sorted(conf.items()))
         _write_private(run_dir / "conf" / "config.yaml", text)  # may hold the storage's credentials
-        (run_dir / "conf" / "log4j.properties").write_text(_LOG4J)
+        (run_dir / "conf" / "log4j.properties").write_text(log4j_properties())
         # The JobManager compiles little and lives for one job: the cheap compiler starts it faster.
         job_manager = [*_memory_flags("jobmanager", conf), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
         spec |= {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]  # the first run on a machine builds Kubernetes
 
+
 def test_the_operator_is_available_and_runs_as_a_pod_with_an_account_of_its_own(kube_cluster: KubeCluster) -> None:
     pods = client.CoreV1Api(kube_cluster.client).list_namespaced_pod("flink-operator").items
     assert [(pod.status.phase, pod.spec.service_account_name) for pod in pods] == [("Running", "flink-operator")]
