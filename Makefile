@@ -5,7 +5,7 @@ BIN := .venv/bin
 JAR := beam_k8s/jars/beam-k8s-runner.jar
 RUNNER_SOURCES := $(shell find images/runner -path '*/target' -prune -o -type f -print 2>/dev/null)
 
-.PHONY: demo test test-cluster cluster-up cluster-down soak lint jar wheel setup check clean
+.PHONY: demo test test-cluster cluster-up cluster-down soak lint jar wheel runtime-context setup check clean
 
 demo: setup $(JAR) ## two Kafka topics -> Beam Python on Flink -> a third topic, all real, on this machine
 	$(BIN)/python -m tests.cluster.demo
@@ -36,6 +36,12 @@ jar: check $(JAR)
 
 wheel: setup $(JAR)
 	$(BIN)/python -m build --wheel --outdir dist .
+
+# Flink's file systems in the runtime image: s3 gs azure, as Flink names its jars.
+FILE_SYSTEMS ?= s3
+runtime-context: wheel ## the folder from which Docker builds the runtime image
+	images/runtime/context.sh dist/beam_k8s-*.whl $$($(BIN)/python -c 'import beam_k8s.versions as v; print(v.FLINK)') \
+	  build/runtime $(FILE_SYSTEMS)
 
 check:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \

@@ -243,7 +243,8 @@ def _pod_template(
                     },
                     # The TaskManager hands its environment on to the Python harness.
                     "env": [
-                        {"name": "BEAM_K8S_LOG_DIR", "value": LOG_DIR},
+                        # Of the first process: what `kubectl logs` shows.
+                        {"name": "BEAM_K8S_LOG_OUTPUT", "value": "/proc/1/fd/1"},
                         {"name": "SEMI_PERSISTENT_DIRECTORY", "value": IMAGE_DIR},
                         # The only places that can be written are the emptyDirs.
                         {"name": "HOME", "value": "/tmp"},  # noqa: S108

@@ -1,8 +1,8 @@
 """Starts the Python harness of a TaskManager: Beam's container contract, for an image without Beam's own boot program.
 
 The TaskManager runs it as the command of a PROCESS environment, with the address of the provision service, and throws
-its output away: so that goes to a file in ``BEAM_K8S_LOG_DIR``, together with what the user's code logs. One process
-from start to end: Beam is imported once.
+its output away: so that goes to a file in ``BEAM_K8S_LOG_DIR``, or to the container's output, ``BEAM_K8S_LOG_OUTPUT``,
+together with what the user's code logs. One process from start to end: Beam is imported once.
 """
 
 from __future__ import annotations
@@ -10,19 +10,29 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
+import signal
+import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from beam_k8s.names import WORKER_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LOG_DIR", "main"]
+__all__ = ["LOG_DIR", "LOG_OUTPUT", "main"]
 
 LOG_DIR = "BEAM_K8S_LOG_DIR"
-"""Environment variable: folder for this process's output; unset leaves the output alone."""
+"""Environment variable: folder for this process's output."""
+LOG_OUTPUT = "BEAM_K8S_LOG_OUTPUT"
+"""Environment variable: file, shared with others, that gets this process's output, each line marked as this worker's.
+Without one of the two the output is left alone."""
+_LAST_LINES_SECONDS = 5
 
 
 class _NoOptions(logging.Filter):
@@ -55,15 +65,45 @@ class _UsersOwn(logging.Filter):
         return record.levelno >= logging.WARNING or not record.name.startswith(("apache_beam", "kafka"))
 
 
-def _redirect_output(folder: str) -> None:
-    file = os.open(Path(folder) / f"harness-{os.getpid()}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+def _redirect_output() -> subprocess.Popen[bytes] | None:
+    """Let the output go where the environment says; return the process that it goes through, if there is one."""
+    marker = None
+    if folder := os.environ.get(LOG_DIR):
+        file = os.open(Path(folder) / f"harness-{os.getpid()}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    elif output := os.environ.get(LOG_OUTPUT):
+        source, file = os.pipe()
+        mark = f"s/^/{re.escape(WORKER_LINE.format(pid=os.getpid()))}/"
+        with Path(output).open("ab", buffering=0) as shared:
+            # A process of its own writes the last lines of one that is killed, too. It ends with its input.
+            marker = subprocess.Popen(["stdbuf", "-oL", "sed", mark], stdin=source, stdout=shared, stderr=shared)
+        os.close(source)
+    else:
+        return None
     os.dup2(file, 1)
     os.dup2(file, 2)
+    os.close(file)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
     handler.addFilter(_UsersOwn())
     handler.addFilter(_NoFarewells())
     logging.getLogger().addHandler(handler)
+    return marker
+
+
+def _end(code: int, marker: subprocess.Popen[bytes] | None) -> NoReturn:
+    """End this process, its last lines written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if marker is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        # Nobody else waits for it: the container's first process is a JVM. What the user started may hold its input.
+        with suppress(subprocess.TimeoutExpired):
+            marker.wait(_LAST_LINES_SECONDS)
+    # Beam's harness leaves threads that wait for the runner, as the runner waits for this process to end.
+    os._exit(code)
 
 
 def _or_end(load: Callable[[str], None]) -> Callable[[str], None]:
@@ -87,8 +127,8 @@ def main() -> None:
     for name in ("id", "provision_endpoint", "semi_persist_dir"):
         parser.add_argument(f"--{name}", default="")
     arguments, _ = parser.parse_known_args()
-    if folder := os.environ.get(LOG_DIR):
-        _redirect_output(folder)
+    marker = _redirect_output()
+    signal.signal(signal.SIGTERM, lambda *_: _end(128 + signal.SIGTERM, marker))
 
     import grpc
     from apache_beam.portability.api import (
@@ -135,10 +175,7 @@ def main() -> None:
         if not _hung_up(error):
             code = 1
             traceback.print_exc()
-    # Beam's harness leaves threads that wait for the runner, as the runner waits for this process to end.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    _end(code, marker)
 
 
 if __name__ == "__main__":
