@@ -13,6 +13,7 @@ __all__ = [
     "MANAGED_BY_LABEL",
     "MAX_JOB_NAME",
     "NAME_LABEL",
+    "OUT_OF_MEMORY",
     "TENANT_LABEL",
     "VERSION_LABEL",
     "WORKER_LINE",
@@ -62,6 +63,9 @@ JOB_SELECTOR = {NAME_LABEL: "beam-job", MANAGED_BY_LABEL: "beam-k8s"}
 
 WORKER_LINE = "python[{pid}] "
 """What a Python worker's lines begin with where they share a container's output with Flink's."""
+
+OUT_OF_MEMORY = "was killed: out of memory"
+"""What the last line of a Python worker begins with that the kernel has ended so (images/runtime/harness)."""
 
 MAX_LABEL = 63
 """Longest name part of a label's key, and longest value, in characters; Kubernetes' limit."""

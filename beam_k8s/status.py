@@ -33,6 +33,8 @@ class JobStatus:
     """The operator's lifecycleState, in capitals."""
     flink_state: str
     """Flink's state of the job, in capitals."""
+    job_manager: str
+    """State of the JobManager's deployment, in capitals."""
     error: str
     """What the operator could not do at last; its own words."""
     workers: int
@@ -74,7 +76,8 @@ def job_status(deployment: Mapping[str, Any]) -> JobStatus:
     lifecycle = status.get("lifecycleState") or ""
     if "deletionTimestamp" in metadata:
         lifecycle = "DELETING"
-    state, reason = deployment_state(lifecycle, job.get("state"), status.get("jobManagerDeploymentStatus"))
+    job_manager = status.get("jobManagerDeploymentStatus") or ""
+    state, reason = deployment_state(lifecycle, job.get("state"), job_manager)
     workers = spec.get("taskManager") or {}
     savepoint = (job.get("savepointInfo") or {}).get("lastSavepoint") or {}
     conf = spec.get("flinkConfiguration") or {}
@@ -87,6 +90,7 @@ def job_status(deployment: Mapping[str, Any]) -> JobStatus:
         reason=reason,
         lifecycle=lifecycle,
         flink_state=job.get("state") or "",
+        job_manager=job_manager,
         error=_message(status.get("error") or ""),
         workers=workers.get("replicas") or 0,
         ready_workers=(status.get("taskManager") or {}).get("replicas") or 0,

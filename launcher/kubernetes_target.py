@@ -24,7 +24,7 @@ from beam_k8s.launcher.oci import Registry, Runtime, build, parse_reference
 from beam_k8s.launcher.progress import report
 from beam_k8s.launcher.staging import options_json, write_job
 from beam_k8s.launcher.target import Observation
-from beam_k8s.names import JOB_ID_LABEL, WORKER_LINE
+from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY, WORKER_LINE
 from beam_k8s.pods import Trouble, deaths, trouble_of_events, trouble_of_pods
 from beam_k8s.spec import HARNESS, DeploymentRequest, build_deployment
 from beam_k8s.states import TERMINAL
@@ -323,7 +323,7 @@ class KubernetesJob:
         self._flink: FlinkReads | None = None
         self._flink_job_id = ""
         self._began, self._stages = began, stages
-        self._submitted = time.monotonic()
+        self._submitted = self._reached = time.monotonic()
         self._ran = False
         self._final: Observation | None = None
         self._deaths: dict[tuple[str, int], str] = {}
@@ -348,6 +348,8 @@ class KubernetesJob:
             return self._final
         status = job_status(found)
         self._flink_job_id = status.flink_job_id or self._flink_job_id
+        if not self._ran:
+            self._note_stage(status)
         if status.state == "STARTING" or (status.state == "FAILED" and not status.flink_state):
             return self._starting(status)
         if status.state == "RUNNING" and not self._ran:
@@ -411,16 +413,29 @@ class KubernetesJob:
                     report(f"{self.name}: pod {key[0]}: {died}")
 
     def _last_death(self) -> str:
+        self.logs.show()
+        if self.logs.out_of_memory:
+            return self.logs.out_of_memory
         if not self._deaths:
             return ""
         (pod, _), died = list(self._deaths.items())[-1]
         return f"pod {pod}: {died}"
 
     def _report_start(self) -> None:
-        now = time.monotonic()
-        stages = {**self._stages, "pods and job": now - self._submitted}
-        parts = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())
-        report(f"{self.name} runs {now - self._began:.1f} s after the command ({parts})")
+        parts = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self._stages.items())
+        report(f"{self.name} runs {time.monotonic() - self._began:.1f} s after the command ({parts})")
+
+    def _note_stage(self, status: JobStatus) -> None:
+        """How long each stage of the start took, as far as it has come."""
+        reached = {
+            "operator": bool(status.lifecycle),
+            "JobManager": status.job_manager == "READY",
+            "job": status.flink_state == "RUNNING",
+        }
+        for stage, done in reached.items():
+            if done and stage not in self._stages:
+                now = time.monotonic()
+                self._stages[stage], self._reached = now - self._reached, now
 
     def flink(self) -> FlinkReads | None:
         """See Job."""
@@ -466,6 +481,8 @@ class PodLogs:
         self._seen: dict[str, str] = {}
         """Pod -> time of the last line that was looked at (RFC 3339)."""
         self._more = False
+        self.out_of_memory = ""
+        """The last that was said of a worker which the kernel killed for its memory."""
 
     def show(self) -> None:
         """See Logs."""
@@ -490,6 +507,8 @@ class PodLogs:
                 self._seen[pod] = stamp
                 if marked := _WORKER.match(line):
                     lines.append(line[marked.end() :])
+                    if lines[-1].startswith(OUT_OF_MEMORY):
+                        self.out_of_memory = f"a Python worker of pod {pod} {lines[-1]}"
         return lines
 
 

@@ -149,20 +149,25 @@ class ExactJob:
         self.await_that(lambda: len(self.broker.read_topic(self.sink)) >= records, seconds)
 
     def verdict(self, produced: int) -> str:
-        """What is wrong with the output for so many records produced; empty if each counts exactly once."""
-        ids: list[int] = []
-        numbers = defaultdict(list)
-        for record in self.broker.read_topic(self.sink):
-            identity, _, number = record.value.partition(b",")
-            ids.append(int(identity))
-            numbers[record.key].append(int(number))
-        missing = set(range(produced)) - set(ids)
-        wrong = [key for key, found in numbers.items() if sorted(found) != list(range(1, len(found) + 1))]
-        problems = []
-        if missing:
-            problems.append(f"{len(missing)} missing, e.g. {sorted(missing)[:5]}")
-        if len(ids) != len(set(ids)):
-            problems.append(f"{len(ids) - len(set(ids))} twice")
-        if wrong:
-            problems.append(f"state wrong for {len(wrong)} keys, e.g. {wrong[0]!r}: {sorted(numbers[wrong[0]])[:20]}")
-        return "; ".join(problems)
+        """See the function of that name."""
+        return verdict(self.broker, self.sink, produced)
+
+
+def verdict(broker: KafkaBroker, sink: str, produced: int) -> str:
+    """What is wrong with the output for so many records produced; empty if each counts exactly once."""
+    ids: list[int] = []
+    numbers = defaultdict(list)
+    for record in broker.read_topic(sink):
+        identity, _, number = record.value.partition(b",")
+        ids.append(int(identity))
+        numbers[record.key].append(int(number))
+    missing = set(range(produced)) - set(ids)
+    wrong = [key for key, found in numbers.items() if sorted(found) != list(range(1, len(found) + 1))]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} missing, e.g. {sorted(missing)[:5]}")
+    if len(ids) != len(set(ids)):
+        problems.append(f"{len(ids) - len(set(ids))} twice")
+    if wrong:
+        problems.append(f"state wrong for {len(wrong)} keys, e.g. {wrong[0]!r}: {sorted(numbers[wrong[0]])[:20]}")
+    return "; ".join(problems)
