@@ -43,23 +43,23 @@ class ImageRegistry:
     """``ADDRESS:PORT``, as in the names of its images."""
 
     def __init__(self, folder: Path, *, htpasswd: str | None = None, address: str = "127.0.0.1") -> None:
-        self._folder = folder
+        self.folder = folder
         self._htpasswd = htpasswd
         self._address = address
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with closing(socket.socket()) as probe:
             probe.bind((self._address, 0))
             self.host = f"{self._address}:{probe.getsockname()[1]}"
         auth = ""
         if self._htpasswd is not None:
-            (self._folder / "htpasswd").write_text(self._htpasswd + "\n")
-            auth = _AUTH.format(folder=self._folder)
-        config = self._folder / "config.yml"
-        config.write_text(_CONFIG.format(folder=self._folder, host=self.host, auth=auth))
-        with (self._folder / "log").open("wb") as log:
+            (self.folder / "htpasswd").write_text(self._htpasswd + "\n")
+            auth = _AUTH.format(folder=self.folder)
+        config = self.folder / "config.yml"
+        config.write_text(_CONFIG.format(folder=self.folder, host=self.host, auth=auth))
+        with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [_program(), "serve", str(config)],
                 stdin=subprocess.DEVNULL,
@@ -82,7 +82,7 @@ class ImageRegistry:
     )
     def _await_ready(self) -> None:
         assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "log").read_text()
+        assert self._process.poll() is None, (self.folder / "log").read_text()
         requests.get(f"http://{self.host}/v2/", timeout=10)
 
     def __exit__(self, *_: object) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kube
+from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.status import job_status
 from tests.cluster.launch import Launch
 
@@ -36,7 +38,8 @@ class Submitter:
         self.kube = Kube.connect(kubeconfig=str(cluster.kubeconfig), namespace=tenant.name)
         self.tenant = tenant
         self.registry = runtime_image.partition("/")[0]
-        self._kubeconfig = cluster.kubeconfig
+        self.service = KubernetesOperatorService(self.kube)
+        self.environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "XDG_STATE_HOME": str(home / "state")}
         self._runtime_image = runtime_image
         self._home = home
         self._launched: list[Launch] = []
@@ -54,8 +57,7 @@ class Submitter:
 
     def launch(self, script: Path, name: str, *flags: str, **environment: str) -> Launch:
         """Start ``python SCRIPT FLAGS``; a flag given here wins over those of the team."""
-        known = {"KUBECONFIG": str(self._kubeconfig), **environment}
-        launch = Launch(script, [*self.flags(name), *flags], self._home, known)
+        launch = Launch(script, [*self.flags(name), *flags], self._home, self.environment | environment)
         self._launched.append(launch)
         return launch
 

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
+from beam_k8s.errors import FlinkError, KubernetesError
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, Kind
+from tests.cluster.checkpoints import occurrences
 from tests.cluster.demo import EXAMPLE, example_module
+from tests.cluster.exact import PARTITIONS, Producer, verdict
+from tests.cluster.kafka import KafkaBroker
+from tests.cluster.kube import HOST
 from tests.cluster.submit import Submitter
 from tests.e2e.test_flights import OPTIONS, assert_right, tables, written
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cluster.launch import Launch
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 data = example_module("data")
 
@@ -18,6 +38,18 @@ def submitter(kube_cluster, tenant, runtime_image, tmp_path):
     running = Submitter(kube_cluster, tenant, runtime_image, tmp_path)
     yield running
     running.close()
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Writes a program of the user's; gives its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "my_pipeline.py"
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write
 
 
 def test_the_whole_year_of_flights_is_right(submitter, pod_broker, unique):
@@ -36,6 +68,381 @@ def test_the_whole_year_of_flights_is_right(submitter, pod_broker, unique):
         *("--until_now", "--streaming"),
     )
     assert launch.wait(600) == 0, launch.output
-    print(launch.output)
+    assert re.search(
+        r"runs \d+\.\d s after the command \(plan .* image .* operator .* JobManager .* job ", launch.output
+    )
     assert_right(written(pod_broker, names["flights-by-hour"]))
     assert submitter.status(unique).state == "DONE"
+
+
+EXACT = """
+    import argparse
+    import apache_beam as beam
+    import beam_k8s
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.transforms.userstate import CombiningValueStateSpec
+    from beam_k8s import ReadFromKafka, WriteToKafka
+
+    class Count(beam.DoFn):
+        SEEN = CombiningValueStateSpec("seen", sum)
+
+        def process(self, element, seen=beam.DoFn.StateParam(SEEN)):
+            key, value = element
+            seen.add(1)
+            number = seen.read()
+            if number == 1:
+                print("first of", key.decode())
+            yield key, value + b",%d" % number
+
+    if __name__ == "__main__":
+        parser = argparse.ArgumentParser()
+        for name in ("servers", "source", "sink"):
+            parser.add_argument(f"--{name}")
+        own, rest = parser.parse_known_args()
+        kafka = {"bootstrap.servers": own.servers}
+        with beam.Pipeline(options=PipelineOptions(rest, save_main_session=True)) as p:
+            (
+                p
+                | ReadFromKafka(kafka | {"auto.offset.reset": "earliest"}, [own.source])
+                | beam.ParDo(Count()).with_output_types(tuple[bytes, bytes])
+                | WriteToKafka(kafka, own.sink, delivery_guarantee="exactly_once")
+            )
+"""
+
+
+class Exact:
+    """A stateful streaming job under a steady producer."""
+
+    def __init__(self, submitter: Submitter, broker: KafkaBroker, path: Path, name: str) -> None:
+        self.submitter, self.broker, self.path, self.name = submitter, broker, path, name
+        self.source, self.sink = f"source-{name}", f"sink-{name}"
+        broker.create_topics({self.source: PARTITIONS, self.sink: 2})
+        self.producer = Producer(broker, self.source, rate=200)
+
+    def start(self, *flags: str) -> Launch:
+        ours = [f"--servers={self.broker.bootstrap_servers}", f"--source={self.source}", f"--sink={self.sink}"]
+        launch = self.submitter.launch(self.path, self.name, *ours, "--checkpointing_interval=2000", *flags)
+        launch.await_output(r" is RUNNING", timeout=300)
+        return launch
+
+    def await_that(self, what: Any, seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, (what, self.submitter.status(self.name), self.submitter.troubles())
+            time.sleep(0.5)
+
+    def checkpoints(self) -> int:
+        status = self.submitter.status(self.name)
+        try:
+            flink = self.submitter.kube.flink(status.namespace, self.name)
+            return flink.get(f"/jobs/{status.flink_job_id}/checkpoints")["counts"]["completed"]
+        except (FlinkError, KubernetesError):
+            return -1
+
+    def await_progress(self) -> None:
+        """Wait for two checkpoints: the first to complete may have begun before."""
+        seen = [self.checkpoints()]
+
+        def more() -> bool:
+            now = self.checkpoints()
+            if 0 <= now < seen[0]:
+                seen[0] = now  # a new JobManager counts anew
+            return 0 <= seen[0] <= now - 2 or (seen[0] < 0 and bool(seen.insert(0, now)))
+
+        self.await_that(more)
+
+    def await_output(self, produced: int) -> None:
+        self.await_that(lambda: len(self.broker.read_topic(self.sink)) >= produced)
+
+
+@pytest.fixture
+def exact(submitter, pod_broker, script, unique):
+    job = Exact(submitter, pod_broker, script(EXACT), unique)
+    yield job
+    job.producer.stop()
+
+
+def command(submitter: Submitter, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``beam-k8s`` as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "beam_k8s", *arguments, f"--namespace={submitter.tenant.name}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=submitter.environment,
+    )
+
+
+def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, kube_cluster):
+    launch = exact.start()
+    name, kube, namespace = exact.name, submitter.kube, submitter.tenant.name
+    exact.await_progress()
+    job_id = submitter.status(name).flink_job_id
+
+    def uid(component):
+        return {pod["metadata"]["uid"] for pod in submitter.pods(name, component)}
+
+    def scale(workers):
+        before = uid("jobmanager")
+        assert submitter.service.update_replica(namespace, name, workers).workers == workers
+        exact.await_that(lambda: len(uid("taskmanager")) == workers)
+        submitter.await_status(name, lambda it: it.ready_workers == workers and it.flink_state == "RUNNING")
+        assert uid("jobmanager") == before
+
+    def kill(where, labels):
+        pods, _ = kube.find(PODS, where, labels=labels)
+        pod = random.choice([each for each in pods if "deletionTimestamp" not in each["metadata"]])
+        kube._json(
+            *("DELETE", PODS.path(where, pod["metadata"]["name"]), "delete", PODS, where),
+            body={"gracePeriodSeconds": 0},
+        )
+
+    def restart_api_server():
+        if kube_cluster.owned:
+            kube_cluster.restart("kube-apiserver")
+
+    steps = {
+        "three workers, then one": lambda: (scale(3), exact.await_progress(), scale(1)),
+        "a TaskManager dies": lambda: kill(namespace, f"app={name},component=taskmanager"),
+        "the JobManager dies": lambda: kill(namespace, f"app={name},component=jobmanager"),
+        "the operator dies": lambda: kill("flink-operator", ""),
+        "the API server restarts": restart_api_server,
+    }
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    for step in random.Random(seed).sample(sorted(steps), len(steps)):
+        print(step)
+        steps[step]()
+        exact.await_progress()
+        assert submitter.status(name).flink_job_id == job_id
+    produced = exact.producer.stop()
+    exact.await_output(produced)
+    assert not verdict(exact.broker, exact.sink, produced)
+    assert launch.process.poll() is None, launch.output
+    assert launch.output.count("[worker ") >= 40  # a line for each key, as its first record came
+
+    done = command(submitter, "delete", name, "--no-savepoint")
+    assert done.returncode == 0, done.stderr
+    assert launch.wait() != 0
+    assert f"job {name} ended in state CANCELLED" in launch.output
+    submitter.await_nothing()
+
+
+def test_a_job_goes_on_without_its_launcher_and_from_where_it_was_cancelled(exact, submitter):
+    launch = exact.start("--tag=first")
+    launch.interrupt()
+    assert launch.wait() != 0
+    assert f"goes on without this terminal. Stop it with: beam-k8s cancel {exact.name}" in launch.output
+    exact.await_progress()
+
+    again = submitter.launch(
+        exact.path, exact.name, f"--source={exact.source}", f"--sink={exact.sink}", "--servers=x:1"
+    )
+    assert again.wait() != 0
+    assert "a job of that name is RUNNING.\n  Use another name, or stop it, with a savepoint: beam-k8s cancel" in (
+        again.output
+    )
+    refused = submitter.launch(exact.path, exact.name, "--update", f"--source={exact.source}", "--servers=x:1")
+    assert refused.wait() != 0
+    assert "--update: a running job cannot be replaced in place yet" in refused.output
+
+    logs = command(submitter, "logs", exact.name)
+    assert "first of key-0" in logs.stdout
+    cancelled = command(submitter, "cancel", exact.name)
+    assert cancelled.returncode == 0, cancelled.stderr
+    submitter.await_nothing()
+    savepoint = cancelled.stdout.strip()
+    folder = submitter.tenant.volume / savepoint.removeprefix("file:").lstrip("/").removeprefix("flink-data/")
+    assert (folder / "_metadata").is_file()
+
+    exact.start(f"--savepoint_path={savepoint}", "--k8s_detach").wait()
+    produced = exact.producer.stop()
+    exact.await_output(produced)
+    assert not verdict(exact.broker, exact.sink, produced)
+
+
+SECRET = "ZZZPLANTED"
+SECURED = """
+    import sys
+    import apache_beam as beam
+    import beam_k8s
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from beam_k8s import ReadFromKafka, WriteToKafka
+
+    class Check(beam.DoFn):
+        def process(self, element):
+            from apache_beam.options.value_provider import RuntimeValueProvider
+
+            if not str(RuntimeValueProvider.runtime_options).count("ZZZ" + "PLANTED"):
+                raise ValueError("the option is not there")
+            yield element
+
+    if __name__ == "__main__":
+        kafka = {
+            "bootstrap.servers": sys.argv[1],
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "PLAIN",
+            "sasl.jaas.config": "file:/etc/secrets/kafka-login/jaas",
+        }
+        source, sink = sys.argv[2:4]
+        with beam.Pipeline(options=PipelineOptions(sys.argv[4:], save_main_session=True)) as p:
+            (
+                p
+                | ReadFromKafka(kafka | {"auto.offset.reset": "earliest"}, [source])
+                | beam.ParDo(Check()).with_output_types(tuple[bytes, bytes])
+                | WriteToKafka(kafka, sink, delivery_guarantee="exactly_once")
+            )
+"""
+
+
+def test_secrets_are_in_no_layer_object_log_or_checkpoint(submitter, script, unique, tmp_path, pod_registry):
+    password = f"{SECRET}KAFKA"
+    with KafkaBroker(tmp_path / "kafka", users={"beam": password}, address=HOST) as broker:
+        broker.create_topics({"in": 1, "out": 1})
+        producer = Producer(broker, "in", rate=50)
+        kube, namespace = submitter.kube, submitter.tenant.name
+        jaas = (
+            f'org.apache.kafka.common.security.plain.PlainLoginModule required username="beam" password="{password}";'
+        )
+        kube.create(
+            Kind("", "v1", "secrets"),
+            namespace,
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "kafka-login", "namespace": namespace},
+                "stringData": {"jaas": jaas},
+            },
+        )
+        path = script(SECURED)
+        text = path.read_text().replace("sys.argv[1]", repr(broker.secured_servers))
+        path.write_text(text.replace("sys.argv[2:4]", "('in', 'out')").replace("sys.argv[4:]", "sys.argv[1:]"))
+        launch = submitter.launch(
+            path,
+            unique,
+            *(f"--planted_{number}={SECRET}_{number}" for number in range(20)),
+            *("--k8s_secrets=kafka-login", "--checkpointing_interval=2000"),
+        )
+        launch.await_output(r" is RUNNING", timeout=300)
+        deadline = time.monotonic() + 180
+        while len(broker.read_topic("out")) < 100:  # it has both secrets, or nothing would come; some checkpoints too
+            assert time.monotonic() < deadline, launch.output
+            time.sleep(1)
+        producer.stop()
+        savepoint = command(submitter, "savepoint", unique)
+        assert savepoint.returncode == 0, savepoint.stderr
+
+        found = {}
+        registry = (pod_registry.folder / "data").rglob("data")
+        found["image"] = [str(blob) for blob in registry if SECRET.encode() in blob.read_bytes()]
+        objects = []
+        for kind in (DEPLOYMENTS, PODS, EVENTS, Kind("", "v1", "configmaps"), Kind("apps", "v1", "deployments")):
+            objects += kube.find(kind, namespace)[0]
+        assert len(objects) > 5
+        found["objects"] = [each["metadata"]["name"] for each in objects if SECRET in json.dumps(each)]
+        pods, _ = kube.find(PODS, namespace)
+        operator, _ = kube.find(PODS, "flink-operator")
+        found["logs"] = [
+            pod["metadata"]["name"]
+            for pod in (*pods, *operator)
+            if any(SECRET in line for line in kube.log(pod["metadata"]["namespace"], pod["metadata"]["name"]))
+        ]
+        assert next(submitter.tenant.volume.rglob("_metadata"))
+        found["checkpoints"] = [count for count in occurrences(submitter.tenant.volume, SECRET) if count]
+        found["launcher"] = [line for line in launch.lines if SECRET in line]
+        assert found == {"image": [], "objects": [], "logs": [], "checkpoints": [], "launcher": []}
+
+
+SMALL = """
+    import sys
+    import apache_beam as beam
+    import beam_k8s
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    def work(number):
+        if "--eat" in sys.argv or EAT:
+            hoard = []
+            while True:
+                hoard.append(bytearray(b"x" * (64 << 20)))
+        return number
+
+    EAT = "--eat" in sys.argv
+
+    if __name__ == "__main__":
+        arguments = [each for each in sys.argv[1:] if each != "--eat"]
+        with beam.Pipeline(options=PipelineOptions(arguments, save_main_session=True)) as p:
+            p | beam.Create([1, 2, 3]) | beam.Map(work)
+"""
+
+
+def quota(submitter):
+    hard = {"spec": {"hard": {"requests.memory": "3Gi", "limits.memory": "3Gi"}}}
+    body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, **hard}
+    submitter.kube.create(Kind("", "v1", "resourcequotas"), submitter.tenant.name, body)
+    # The quota's controller has to have counted once.
+    deadline = time.monotonic() + 60
+    while not submitter.kube.find(Kind("", "v1", "resourcequotas"), submitter.tenant.name)[0][0]["status"].get("hard"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+NO_IMAGE = "--k8s_image={registry}/jobs@sha256:" + 64 * "1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says", "way_out"),
+    [
+        ([], "quota", "--machine_type"),
+        (["--k8s_service_account=nobody"], "nobody", "service"),
+        (["--k8s_storage_claim=none"], "none", "claim"),
+        (["--k8s_runtime_image={registry}/none:1"], "{registry}/none:1", ""),
+        (["--k8s_worker_cpu=64", "--k8s_start_timeout=30"], "Insufficient", "--k8s_worker_cpu"),
+        ([NO_IMAGE], "cannot pull image", "registry"),
+    ],
+    ids=["quota", "account", "claim", "base", "no node", "no image"],
+)
+def test_what_cannot_run_ends_in_one_clear_error_and_leaves_nothing(submitter, script, flags, says, way_out):
+    unique = submitter.tenant.name
+    if says == "quota":
+        quota(submitter)
+    here = {"registry": submitter.registry}
+    launch = submitter.launch(script(SMALL), unique, *(flag.format(**here) for flag in flags))
+    assert launch.wait() != 0
+    last = launch.output.rpartition("beam_k8s.errors.")[2]
+    assert says.format(**here) in last, launch.output
+    assert way_out in last
+    submitter.await_nothing()
+
+
+def test_a_foreign_flinkdeployment_of_that_name_stays_as_it_is(submitter, script, unique):
+    foreign = {
+        "apiVersion": "flink.apache.org/v1beta1",
+        "kind": "FlinkDeployment",
+        "metadata": {"name": unique, "namespace": submitter.tenant.name},
+        # The operator refuses it and makes nothing.
+        "spec": {"image": "none", "flinkVersion": "v1_19", "job": {"state": "suspended", "jarURI": "local:///x.jar"}},
+    }
+    submitter.kube.create(DEPLOYMENTS, submitter.tenant.name, foreign)
+    launch = submitter.launch(script(SMALL), unique)
+    assert launch.wait() != 0
+    assert "which beam_k8s has not made" in launch.output
+    now = submitter.kube.get(DEPLOYMENTS, submitter.tenant.name, unique)
+    assert (now["spec"]["image"], now["metadata"].get("labels")) == ("none", None)
+
+
+def test_python_that_is_killed_for_its_memory_is_told_so(submitter, script, unique):
+    launch = submitter.launch(script(SMALL), unique, "--eat")
+    assert launch.wait(600) != 0
+    assert "was killed: out of memory" in launch.output.rpartition("JobFailed")[2], launch.output
+    assert "larger --machine_type" in launch.output
+
+
+def test_a_dry_run_says_what_would_be_and_creates_nothing(submitter, script, unique):
+    server = submitter.launch(script(SMALL), unique, "--k8s_dry_run=server")
+    assert server.wait() == 0, server.output
+    assert f"job {unique} on kubernetes" in server.output
+    refused = submitter.launch(script(SMALL), unique, "--k8s_dry_run=server", "--labels=team=a b")
+    assert refused.wait() != 0
+    assert "label team=a b" in refused.output
+    assert submitter.left() == []
