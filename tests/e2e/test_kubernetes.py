@@ -299,7 +299,7 @@ SECURED = """
 def test_secrets_are_in_no_layer_object_log_or_checkpoint(submitter, script, unique, tmp_path, pod_registry):
     password = f"{SECRET}KAFKA"
     with KafkaBroker(tmp_path / "kafka", users={"beam": password}, address=HOST) as broker:
-        broker.create_topics({"in": 1, "out": 1})
+        broker.create_topics({"in": PARTITIONS, "out": 1})
         producer = Producer(broker, "in", rate=50)
         kube, namespace = submitter.kube, submitter.tenant.name
         jaas = (
