@@ -24,7 +24,8 @@ _HELP = {
     "impersonate": "User to act as, such as system:serviceaccount:NAMESPACE:NAME.",
     "image_repository": "Where the job's image is pushed: REGISTRY/REPOSITORY.",
     "image": "A ready image of this job, by digest or tag: none is built.",
-    "runtime_image": "Base of the job's image (images/runtime), in the same registry.",
+    "runtime_image": "Base of the job's image (images/runtime), best in the same registry.",
+    "image_builder": "Who builds the image: registry (default), by its HTTP API alone; or docker, an engine.",
     "service_account": "Account of the pods; it may write ConfigMaps. Default: flink.",
     "storage": "Folder (URL) of checkpoints and savepoints, e.g. s3://bucket/path or file:///path. "
     "Required on kubernetes; local: inside the run directory.",

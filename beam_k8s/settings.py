@@ -62,7 +62,11 @@ class Settings(BaseModel):
     image: str | None = None
     """The job's image, built earlier from this pipeline: nothing is built then."""
     runtime_image: str | None = None
-    """Base of the job's image (``images/runtime``), in the same registry. ``--sdk_container_image`` means it too."""
+    """Base of the job's image (``images/runtime``). Nothing of it is sent if it is in the same registry.
+    ``--sdk_container_image`` means it too."""
+    image_builder: Literal["registry", "docker"] = "registry"
+    """Who builds the job's image: we, with the registry's HTTP API alone, or a Docker engine. The first needs nothing,
+    and gives the same digest on every machine."""
     insecure_registry: bool = False
     """Speak plain HTTP with the registry; the nodes must do so too."""
     service_account: str = "flink"
@@ -220,7 +224,8 @@ _FLAG_OF = {
     for name in (
         *("target", "dry_run", "output", "kubeconfig", "context", "namespace", "impersonate", "detach", "job_id"),
         *("build_only", "secrets"),
-        *("image_repository", "image", "runtime_image", "insecure_registry", "service_account", "start_timeout"),
+        *("image_repository", "image", "runtime_image", "image_builder", "insecure_registry"),
+        *("service_account", "start_timeout"),
         *("task_slots", "worker_cpu", "tenant", "storage", "storage_claim", "run_dir", "flink_conf"),
     )
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
@@ -18,10 +17,11 @@ import yaml
 
 from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, ImageError, KubernetesError, NotFound
 from beam_k8s.launcher import doctor
-from beam_k8s.launcher.image import job_environment, job_layers
+from beam_k8s.launcher.docker_builder import DockerBuilder
+from beam_k8s.launcher.image import RegistryBuilder, build_job_image
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
-from beam_k8s.launcher.oci import Registry, Runtime, build, parse_reference
-from beam_k8s.launcher.progress import report
+from beam_k8s.launcher.oci import Registry, parse_reference
+from beam_k8s.launcher.progress import Sending, report
 from beam_k8s.launcher.staging import options_json, write_job
 from beam_k8s.launcher.target import Observation
 from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY, WORKER_LINE
@@ -181,16 +181,25 @@ class KubernetesTarget:
         base = parse_reference("--k8s_runtime_image", settings.runtime_image or "")
         repository = parse_reference("--k8s_image_repository", settings.image_repository or "")
         write_job(plan, self._scratch / "job")
-        layers = job_layers(self.staged, self._scratch / "job", self._scratch / "layers")
-        content = hashlib.sha256("".join(layer.digest for layer in layers).encode()).hexdigest()
-        target = parse_reference(
-            "--k8s_image_repository",
-            f"{repository.registry}/{repository.repository}:{settings.job_name}-{content[:12]}",
-        )
+
+        def registry(host: str) -> Registry:
+            return self._registry(host) if host == repository.registry else Registry(host)
+
+        builder = DockerBuilder() if settings.image_builder == "docker" else RegistryBuilder(registry)
         clock = time.monotonic()
-        image = build(self._registry(repository.registry), base, layers, Runtime(environment=job_environment()), target)
-        report(f"image {target}: {image.sent:,} bytes pushed in {time.monotonic() - clock:.1f} s")
-        return f"{repository.registry}/{repository.repository}@{image.reference.digest}"
+        image = build_job_image(
+            builder,
+            base=base,
+            repository=repository,
+            name=settings.job_name,
+            staged=self.staged,
+            job=self._scratch / "job",
+            scratch=self._scratch / "layers",
+            progress=Sending(),
+        )
+        name = f"{repository.registry}/{repository.repository}"
+        report(f"image {name}:{image.reference.tag}: {image.sent:,} bytes pushed in {time.monotonic() - clock:.1f} s")
+        return f"{name}@{image.reference.digest}"
 
     # The objects
 

@@ -19,6 +19,7 @@ import platform
 import re
 import subprocess
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,22 @@ import requests
 from beam_k8s.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["Image", "ImageReference", "Layer", "Registry", "Runtime", "build", "make_layer", "parse_reference"]
+__all__ = [
+    "Image",
+    "ImageReference",
+    "Layer",
+    "Progress",
+    "Registry",
+    "Runtime",
+    "build",
+    "make_layer",
+    "parse_reference",
+]
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being sent: its digest, bytes sent so far, bytes of all of it."""
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -185,38 +199,51 @@ class _Tee(io.RawIOBase):
         return int(self._out.write(data))
 
 
+def _silent(digest: str, sent: int, total: int) -> None:
+    """Progress that nobody wants to see."""
+
+
 def build(
     registry: Registry,
     base: ImageReference,
     layers: Sequence[Layer],
     runtime: Runtime,
     target: ImageReference,
+    *,
+    source: Registry | None = None,
+    progress: Progress = _silent,
 ) -> Image:
-    """Put layers on a base image of the same registry, and have the registry keep the result.
+    """Put layers on a base image, and have a registry keep the result. What it has already is not sent again.
 
     Args:
-        registry: where both are.
+        registry: where the result belongs.
         base: the image below; of several platforms the one of this machine is taken.
         layers: from rarely to often changed, so that what changes often is sent alone.
         runtime: how its containers run.
         target: the name of the result. Without a tag it can be had by its digest only.
+        source: where the base is; None = in the same registry.
+        progress: told of each blob as it is sent.
 
     Raises:
-        ImageError: the registry does not answer, refuses, or does not have the base.
+        ImageError: a registry does not answer, refuses, or does not have the base.
     """
-    manifest = registry.platform_manifest(base)
-    config = json.loads(registry.blob(base.repository, manifest["config"]["digest"]))
+    source = source or registry
+    manifest = source.platform_manifest(base)
+    config = json.loads(source.blob(base.repository, manifest["config"]["digest"]))
     config, manifest = _stacked(config, manifest, layers, runtime)
-    sent = 0
-    for inherited in manifest["layers"][: len(manifest["layers"]) - len(layers)]:
-        registry.mount(target.repository, inherited["digest"], base.repository)
-    for layer in layers:
-        sent += registry.send(target.repository, layer.digest, layer.file)
-    sent += registry.send(target.repository, manifest["config"]["digest"], _canonical(config))
     content = _canonical(manifest)
     digest = _digest(content)
+    image = ImageReference(target.registry, target.repository, target.tag, digest)
+    if registry.digest_of(ImageReference(target.registry, target.repository, target.tag or digest)) == digest:
+        return Image(image, 0)
+    sent = 0
+    for inherited in manifest["layers"][: len(manifest["layers"]) - len(layers)]:
+        sent += registry.copy(target.repository, inherited, source, base.repository, progress)
+    for layer in layers:
+        sent += registry.send(target.repository, layer.digest, layer.file, progress)
+    sent += registry.send(target.repository, manifest["config"]["digest"], _canonical(config))
     sent += registry.send_manifest(target.repository, target.tag or digest, content)
-    return Image(ImageReference(target.registry, target.repository, target.tag, digest), sent)
+    return Image(image, sent)
 
 
 def _stacked(
@@ -265,6 +292,28 @@ def _canonical(document: Any) -> bytes:
 
 def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class _Counted:
+    """A file that is sent: its length is known beforehand, a part of it at a time is in memory, and it is counted."""
+
+    def __init__(self, content: Any, digest: str, size: int, progress: Progress) -> None:
+        self._content, self._digest, self._size, self._progress = content, digest, size, progress
+        self._sent = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        data = bytes(self._content.read(size))
+        self._sent += len(data)
+        if data:
+            self._progress(self._digest, self._sent, self._size)
+        return data
+
+    def seek(self, offset: int) -> None:
+        self._content.seek(offset)
+        self._sent = offset
 
 
 class Registry:
@@ -328,36 +377,43 @@ class Registry:
         """Whether the repository has a blob."""
         return self._ask("HEAD", repository, f"blobs/{digest}", allowed=(404,)).ok
 
-    def mount(self, repository: str, digest: str, source: str) -> None:
-        """Let a repository have a blob of another one of this registry; nothing is sent.
+    def copy(
+        self, repository: str, blob: Mapping[str, Any], source: Registry, origin: str, progress: Progress = _silent
+    ) -> int:
+        """Let a repository have a blob of another one; the number of bytes sent. Most registries do it by themselves.
 
-        Raises:
-            ImageError: the registry cannot do so, and does not have the blob there.
+        Args:
+            repository: of this registry.
+            blob: its descriptor in a manifest.
+            source: the other repository's registry.
+            origin: the other repository.
+            progress: told as it is sent; the blob comes and goes, and is never here as a whole.
         """
-        if repository == source or self.has(repository, digest):
-            return
-        answer = self._ask("POST", repository, "blobs/uploads/", params={"mount": digest, "from": source})
-        if answer.status_code != requests.codes.created:
-            self._ask("DELETE", repository, answer.headers["Location"], allowed=(404,))
-            raise ImageError(
-                f"registry {self.host} does not let {repository} have the layers of {source}.",
-                hint="Push to a repository that may read the base image, or copy the base image beside it.",
-            )
+        digest, size = blob["digest"], int(blob["size"])
+        if (self.host == source.host and repository == origin) or self.has(repository, digest):
+            return 0
+        wanted = {"mount": digest, "from": origin} if self.host == source.host else {}
+        answer = self._ask("POST", repository, "blobs/uploads/", params=wanted)
+        if answer.status_code == requests.codes.created:
+            return 0
+        with source._ask("GET", origin, f"blobs/{digest}", stream=True) as content:
+            return self._upload(repository, answer, digest, _Counted(content.raw, digest, size, progress))
 
-    def send(self, repository: str, digest: str, content: Path | bytes) -> int:
+    def send(self, repository: str, digest: str, content: Path | bytes, progress: Progress = _silent) -> int:
         """Send a blob unless the repository has it; the number of bytes sent."""
         if self.has(repository, digest):
             return 0
-        upload = self._ask("POST", repository, "blobs/uploads/").headers["Location"]
+        answer = self._ask("POST", repository, "blobs/uploads/")
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as data:
+            return self._upload(repository, answer, digest, _Counted(data, digest, size, progress))
+
+    def _upload(self, repository: str, answer: requests.Response, digest: str, content: _Counted) -> int:
+        """Send a blob to where the answer to a POST says; the number of bytes sent."""
         headers = {"Content-Type": "application/octet-stream"}
-        if isinstance(content, bytes):
-            self._ask("PUT", repository, upload, params={"digest": digest}, data=content, headers=headers)
-            return len(content)
-        size = content.stat().st_size
-        with content.open("rb") as data:
-            # Its length is known to the server from the file's, and no part of it is held in memory.
-            self._ask("PUT", repository, upload, params={"digest": digest}, data=data, headers=headers)
-        return size
+        where = answer.headers["Location"]
+        self._ask("PUT", repository, where, params={"digest": digest}, data=content, headers=headers)
+        return len(content)
 
     def send_manifest(self, repository: str, reference: str, content: bytes) -> int:
         """Send a manifest unless ``reference``, a tag or digest, names it already; the number of bytes sent."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from beam_k8s.errors import ConfigError, ImageError
 from beam_k8s.launcher import oci
-from beam_k8s.launcher.image import job_layers
+from beam_k8s.launcher.image import RegistryBuilder, build_job_image, job_layers
 from beam_k8s.launcher.oci import ImageReference, Registry, Runtime, parse_reference
 from beam_k8s.launcher.staging import stage
 from tests.cluster.registry import ImageRegistry
@@ -165,6 +165,62 @@ def test_the_same_requirements_packages_and_pipeline_are_the_same_layers_whereve
     assert "staged/packages/mine.py" not in names[0]
     assert names[2] == {"opt", "opt/beam_k8s", "staged", "staged/pickled_main_session"}
     assert "job/pipeline.pb" in names[3]
+
+
+def test_the_same_job_is_one_image_whoever_builds_it_and_is_sent_once(registry, tmp_path):
+    base = push_base(registry, "base/runtime")
+    sent = {}
+
+    def built(where, umask, mtime, code=b"code", name="mine"):
+        before = os.umask(umask)
+        try:
+            staged = lay_out(tmp_path / where / "staged", {"packages/mine.py": code}, mode=0o666 & ~umask, mtime=mtime)
+            job = lay_out(tmp_path / where / "job", {"pipeline.pb": b"proto"}, mode=0o666 & ~umask, mtime=mtime)
+            (tmp_path / where / "scratch").mkdir()
+            return build_job_image(
+                RegistryBuilder(),
+                base=base,
+                repository=ImageReference(registry.host, "team/jobs"),
+                name=name,
+                staged=staged,
+                job=job,
+                scratch=tmp_path / where / "scratch",
+                progress=lambda digest, now, total: sent.update({digest: (now, total)}),
+            )
+        finally:
+            os.umask(before)
+
+    first = built("here", 0o022, 1.0)
+    assert all(now == total for now, total in sent.values())
+    assert first.sent > sum(total for _, total in sent.values()) > 0  # the manifest is no blob
+    sent.clear()
+    again = built("there", 0o077, 1e9)
+    assert (again.reference, again.sent, sent) == (first.reference, 0, {})
+    assert first.reference.tag.startswith("mine-")
+    changed = built("elsewhere", 0o022, 1.0, code=b"other")
+    assert (changed.reference.tag, changed.reference.digest) != (first.reference.tag, first.reference.digest)
+    assert list(sent) == [oci.make_layer(*packed(tmp_path / "elsewhere")).digest]
+
+
+def packed(folder):
+    return folder / "staged" / "packages", "/opt/beam_k8s/staged/packages", folder / "packages.tar"
+
+
+def test_a_base_in_another_registry_is_copied_once_and_its_progress_told(registry, tmp_path):
+    base = push_base(registry, "base/runtime")
+    layer = oci.make_layer(lay_out(tmp_path / "job"), "/opt/job", tmp_path / "job.tar")
+    with ImageRegistry(tmp_path / "registry") as other:
+        target = ImageReference(other.host, "team/job", "1")
+        told = []
+        builder = RegistryBuilder()
+        first = builder.build(base, [layer], Runtime(), target, lambda *now: told.append(now))
+        inherited = Registry(registry.host).platform_manifest(base)["layers"][0]
+        assert (inherited["digest"], inherited["size"], inherited["size"]) in told
+        assert first.sent > inherited["size"] + layer.size
+        again = builder.build(base, [layer], Runtime(user="1"), target, lambda *now: None)
+        assert again.sent < 2_000  # another config and manifest
+        copied = Registry(other.host).blob("team/job", inherited["digest"])
+        assert copied == Registry(registry.host).blob("base/runtime", inherited["digest"])
 
 
 def test_a_registry_that_wants_a_login_is_used_with_that_of_docker_login(tmp_path):
