@@ -44,6 +44,8 @@ _REQUEST_SECONDS = 30.0
 """Longest wait for one answer."""
 _PATIENCE_SECONDS = 60.0
 """How long an API server may be away: a control plane of one node restarts in half of it."""
+_DOUBT_SECONDS = 15.0
+"""For so long a refusal by a server that is not ready is not believed; some servers tell nobody that they are."""
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 _PAGE = 500
 """Objects in one answer of a list, as kubectl asks for."""
@@ -541,7 +543,8 @@ class Kube:
         patience: float = _PATIENCE_SECONDS,
     ) -> Any:
         until = time.monotonic() + patience
-        pause, fresh = 0.1, False
+        doubted_until = time.monotonic() + min(patience, _DOUBT_SECONDS)
+        pause, fresh, certain = 0.1, False, False
         while True:
             try:
                 return self._client.call_api(
@@ -561,9 +564,16 @@ class Kube:
                     with suppress(ConfigException, OSError):
                         self._client = self._reload()
                     continue
+                if cause.status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN} and not certain:
+                    # A server that has just started knows no roles and accounts yet, and refuses everybody.
+                    certain = self._is_ready() or time.monotonic() > doubted_until
+                    time.sleep(0 if certain else _jitter(pause))
+                    continue
                 # A server that throttles has not done it.
                 may = method == "GET" or again or cause.status == http.client.TOO_MANY_REQUESTS
-                if cause.status not in _AGAIN or not may or time.monotonic() > until:
+                if not _is_passing(cause) or not may or time.monotonic() > until:
+                    if not cause.status and _is_passing(cause):
+                        raise self._no_answer(cause) from cause
                     raise _error(cause, verb, kind, namespace, subresource) from cause
                 asked = (cause.headers or {}).get("Retry-After", "")
                 pause = max(pause, float(asked)) if asked.isdecimal() else pause
@@ -571,12 +581,22 @@ class Kube:
                 # A connection that was never made has carried nothing.
                 may = method == "GET" or again or isinstance(cause, urllib3.exceptions.NewConnectionError)
                 if not may or time.monotonic() > until:
-                    raise KubernetesError(
-                        f"the API server {self.server} does not answer: {type(cause).__name__}.",
-                        hint="Check the cluster, the kubeconfig and its context.",
-                    ) from cause
+                    raise self._no_answer(cause) from cause
             time.sleep(_jitter(pause))
             pause = min(2 * pause, 5.0)
+
+    def _is_ready(self) -> bool:
+        try:
+            self._client.call_api("/readyz", "GET", auth_settings=["BearerToken"], _request_timeout=_REQUEST_SECONDS)
+        except (client.ApiException, urllib3.exceptions.HTTPError):
+            return False
+        return True
+
+    def _no_answer(self, cause: Exception) -> KubernetesError:
+        return KubernetesError(
+            f"the API server {self.server} does not answer: {type(cause).__name__}.",
+            hint="Check the cluster, the kubeconfig and its context.",
+        )
 
 
 class ForwardedFlink:
@@ -647,6 +667,17 @@ def _lines(response: Any) -> Iterator[bytes]:
         yield rest
 
 
+def _is_passing(cause: client.ApiException) -> bool:
+    """Whether the same request may succeed later."""
+    if cause.status:
+        return cause.status in _AGAIN
+    # The library's word for all that TLS reports: a server that hangs up, or one that is not to be trusted.
+    reason = cause.__context__
+    while reason is not None and not isinstance(reason, ssl.SSLCertVerificationError):
+        reason = reason.__cause__ or reason.__context__
+    return reason is None
+
+
 def _forbidden(verb: str, kind: Kind, namespace: str, subresource: str = "") -> Forbidden:
     what = f"{kind}/{subresource}" if subresource else str(kind)
     where = f"in namespace {namespace}" if namespace else "in all namespaces"
@@ -661,7 +692,7 @@ def _error(cause: client.ApiException, verb: str, kind: Kind, namespace: str, su
     try:
         message = str(json.loads(cause.body)["message"])
     except (ValueError, KeyError, TypeError):
-        message = f"HTTP {cause.status}"
+        message = f"HTTP {cause.status}" if cause.status else str(cause.reason)
     if cause.status == http.client.FORBIDDEN:
         if "exceeded quota" in message or "violates PodSecurity" in message or "admission" in message:
             return KubernetesError(f"{kind} in {namespace}: {message}")

@@ -164,7 +164,7 @@ class KafkaBroker:
         remembered = self._remembered_ports()
         # Ports that were free a moment ago may be taken when the JVM is up: a first start tries others.
         for last in (False, False, True) if remembered is None else (True,):
-            self._ports = remembered or _free_ports(2 if self._users is None else 3)
+            self._ports = remembered or free_ports(2 if self._users is None else 3)
             config = self._write_config()
             if not (self.folder / "data" / "meta.properties").exists():
                 self._format(lib, config)
@@ -455,7 +455,7 @@ class KafkaBroker:
                 process.wait()
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
+def free_ports(count: int) -> tuple[int, ...]:
     sockets: Sequence[socket.socket] = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
