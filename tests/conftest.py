@@ -110,7 +110,7 @@ class Tenant(NamedTuple):
 def tenant(kube_cluster: KubeCluster, unique: str) -> Iterator[Tenant]:
     """A namespace that goes with the test, and with it all that is in it."""
     yield Tenant(unique, kube_cluster.tenant(unique))
-    kube_cluster.resource("v1", "Namespace").delete(name=unique)
+    kube_cluster.remove_tenant(unique)
 
 
 @pytest.fixture(scope="session")

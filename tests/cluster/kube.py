@@ -313,6 +313,22 @@ class KubeCluster:
         self.create(template.replace("TENANT", name).replace("VOLUME", str(volume)))
         return volume
 
+    def remove_tenant(self, name: str) -> None:
+        """Remove such a namespace, its jobs first: in a namespace that ends, the operator cannot end a job any more."""
+        kind = ("flink.apache.org/v1beta1", "FlinkDeployment")
+        jobs = self.resource(*kind)
+        for job in jobs.get(namespace=name).items:
+            jobs.delete(name=job.metadata.name, namespace=name)
+        try:
+            self.await_none(*kind, namespace=name)
+        except TimeoutError:  # what a test broke on purpose
+            for job in jobs.get(namespace=name).items:
+                done = {"metadata": {"finalizers": []}}
+                place = {"name": job.metadata.name, "namespace": name}
+                jobs.patch(**place, body=done, content_type="application/merge-patch+json")
+        self.resource("v1", "Namespace").delete(name=name)
+        self.resource("v1", "PersistentVolume").delete(name=f"{name}-flink-data")
+
     def resource(self, api_version: str, kind: str) -> Any:
         """The client of one kind of objects: ``get``, ``create``, ``patch``, ``delete``, ``watch`` …"""
         return self._api.resources.get(api_version=api_version, kind=kind)

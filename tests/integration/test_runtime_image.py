@@ -70,7 +70,7 @@ def tenant(kube_cluster: KubeCluster, unique: str) -> Iterator[str]:
     """A namespace of the test's own."""
     kube_cluster.tenant(unique)
     yield unique
-    kube_cluster.resource("v1", "Namespace").delete(name=unique)
+    kube_cluster.remove_tenant(unique)
 
 
 def pod_spec(image: ImageReference, *command: str) -> dict[str, Any]:
