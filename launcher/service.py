@@ -11,14 +11,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from beam_k8s.errors import BeamK8sError, ConfigError, JobFailed, KubernetesError, NotFound, TimedOut
+from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, JobFailed, KubernetesError, NotFound, TimedOut
 from beam_k8s.launcher import pod_logs
+from beam_k8s.launcher.cache import JobCache
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kind
 from beam_k8s.names import JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
@@ -53,6 +55,8 @@ _OURS = ",".join(f"{key}={value}" for key, value in JOB_SELECTOR.items())
 _SAVEPOINT_ON_DELETION = "kubernetes.operator.job.savepoint-on-deletion"
 _GRACE_SECONDS = 60
 """For so long the operator tries a savepoint again before it says that it failed."""
+_QUIET_SECONDS = 1.0
+"""Without a change for so long, the operator is done with writing a status."""
 _SUBMIT_SECONDS = 1800
 """Longest wait for a submission: it may build an image."""
 _ERRORS: Mapping[int, type[BeamK8sError]] = {
@@ -65,15 +69,33 @@ class KubernetesOperatorService:
 
     Args:
         kube: the cluster and the user.
-        cache: answer reads from a watch where that is in sync.
+        cache: answer reads from memory: the first of a namespace starts a watch of it. Reading all namespaces starts
+            one that serves all.
         patience: seconds that the operator may take for one thing that is asked of it; a savepoint may take a minute
             longer.
     """
 
     def __init__(self, kube: Kube, *, cache: bool = True, patience: float = 60.0) -> None:
         self._kube = kube
-        self._cached = cache
         self._patience = patience
+        self._caches: dict[str, JobCache] | None = {} if cache else None
+        self._lock = threading.Lock()
+        """Of the dictionary."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the watches behind cached reads. Idempotent; whoever reads later starts them again."""
+        with self._lock:
+            caches = list((self._caches or {}).values())
+            if self._caches:
+                self._caches.clear()
+        for cache in caches:
+            cache.close()
 
     # Reads
 
@@ -83,7 +105,8 @@ class KubernetesOperatorService:
         Raises:
             NotFound: there is none of that name.
         """
-        return job_status(self._get(namespace, name))
+        cache = self._cache(namespace)
+        return (cache and cache.by_name(namespace, name)) or job_status(self._get(namespace, name))
 
     def get_status_of_job_by_id(self, namespace: str, job_id: str) -> JobStatus:
         """The job of one submission.
@@ -95,6 +118,9 @@ class KubernetesOperatorService:
         Raises:
             NotFound: there is none.
         """
+        cache = self._cache(namespace)
+        if cache is not None and (status := cache.by_id(namespace, job_id)) is not None:
+            return status
         found, _ = self._kube.find(DEPLOYMENTS, namespace, labels=f"{_OURS},{JOB_ID_LABEL}={job_id}")
         if not found:
             raise NotFound(f"no job of id {job_id} is in {_place(namespace)}.", hint="See `beam-k8s get`.")
@@ -107,8 +133,12 @@ class KubernetesOperatorService:
             namespace: empty: of all namespaces.
             label_selector: only those that it chooses; as kubectl's ``-l``.
         """
-        found, _ = self._kube.find(DEPLOYMENTS, namespace, labels=_selector(label_selector))
-        return sorted(map(job_status, found), key=lambda status: (status.namespace, status.name))
+        cache, wanted = self._cache(namespace), _equalities(label_selector)
+        jobs = None if cache is None or wanted is None else cache.all(namespace, wanted)
+        if jobs is None:
+            found, _ = self._kube.find(DEPLOYMENTS, namespace, labels=_selector(label_selector))
+            jobs = [job_status(each) for each in found]
+        return sorted(jobs, key=lambda status: (status.namespace, status.name))
 
     def watch(self, namespace: str, label_selector: str = "", *, seconds: float | None = None) -> Iterator[JobStatus]:
         """All jobs that this package made, then each change of one; a job that was deleted comes as CANCELLED.
@@ -243,9 +273,8 @@ class KubernetesOperatorService:
                 f"{name} cannot have {replicas} workers of {status.slots} slots: its maximum parallelism is {most}.",
                 hint=f"Use at most {int(most) // status.slots}; --max_parallelism is fixed when a job first starts.",
             )
-        scale = {"spec": {"replicas": replicas}}
-        self._kube.patch(DEPLOYMENTS, namespace, name, scale, subresource="scale")
-        return job_status(self._get(namespace, name))
+        self._change(found, {"replicas": replicas}, subresource="scale")
+        return self._seen(self._get(namespace, name))
 
     def savepoint(self, namespace: str, name: str) -> str:
         """Take a savepoint of a running job, which goes on; returns its URL.
@@ -257,7 +286,7 @@ class KubernetesOperatorService:
         """
         found = self._running(self._ours(namespace, name), "No savepoint can be taken of it now.")
         nonce = time.time_ns() // 1_000_000
-        self._patch(found, {"job": {"savepointTriggerNonce": nonce}})
+        self._change(found, {"job": {"savepointTriggerNonce": nonce}})
 
         def is_over(deployment: dict[str, Any]) -> bool:
             info = _savepoints(deployment)
@@ -267,6 +296,7 @@ class KubernetesOperatorService:
             return handled and not info.get("triggerId")
 
         over = self._await(namespace, name, is_over, timeout=self._patience + _GRACE_SECONDS)
+        self._seen(over)
         last = _savepoints(over).get("lastSavepoint") or {}
         if last.get("triggerNonce") != nonce:
             raise KubernetesError(
@@ -289,7 +319,7 @@ class KubernetesOperatorService:
                 f"{name} cannot be suspended: it keeps no state to start again from.",
                 hint=f"To end it: beam-k8s delete {name}",
             )
-        return job_status(self._suspend(found))
+        return self._seen(self._suspend(found))
 
     def resume(self, namespace: str, name: str) -> JobStatus:
         """Start a suspended job from its savepoint; returns at once.
@@ -297,7 +327,7 @@ class KubernetesOperatorService:
         Raises:
             NotFound: there is no such job.
         """
-        return job_status(self._patch(self._ours(namespace, name), {"job": {"state": "running"}}))
+        return self._seen(self._change(self._ours(namespace, name), {"job": {"state": "running"}}))
 
     def delete_job_by_name(self, namespace: str, name: str, *, savepoint: bool = True, wait: bool = True) -> JobStatus:
         """End a job and remove all that it has on Kubernetes; its checkpoints and savepoints stay.
@@ -328,6 +358,24 @@ class KubernetesOperatorService:
 
     # How it is done
 
+    def _cache(self, namespace: str) -> JobCache | None:
+        """The cache that knows a namespace, if reads are cached."""
+        if self._caches is None:
+            return None
+        with self._lock:
+            cache = self._caches.get("") or self._caches.get(namespace)
+            if cache is None:
+                cache = self._caches[namespace] = JobCache(self._kube, namespace, _OURS)
+            return cache
+
+    def _seen(self, deployment: dict[str, Any], what: str = "MODIFIED") -> JobStatus:
+        """What an object says that was just written; reads that follow say the same or newer."""
+        with self._lock:
+            caches = [(self._caches or {}).get(each) for each in ("", deployment["metadata"]["namespace"])]
+        for cache in filter(None, caches):
+            cache.apply(what, deployment)
+        return job_status(deployment)
+
     def _get(self, namespace: str, name: str) -> dict[str, Any]:
         found = self._kube.get(DEPLOYMENTS, namespace, name)
         if found is None:
@@ -343,11 +391,28 @@ class KubernetesOperatorService:
             )
         return found
 
-    def _patch(self, deployment: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-        """Change a spec, only of this very object."""
-        metadata = deployment["metadata"]
-        body = {"metadata": {"uid": metadata["uid"]}, "spec": spec}
-        return self._kube.patch(DEPLOYMENTS, metadata["namespace"], metadata["name"], body)
+    def _change(self, deployment: dict[str, Any], spec: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
+        """Change the spec of this very object, once it is quiet.
+
+        Flink's operator 1.7 writes each status three times. Of a change between them it concludes that the status is
+        somebody else's, and forgets what it has just done: a job that it has suspended never starts again.
+        """
+        metadata, version = deployment["metadata"], ""
+        until = time.monotonic() + self._patience
+        while True:
+            found = self._ours(metadata["namespace"], metadata["name"])["metadata"]
+            if found["uid"] != metadata["uid"]:
+                raise _no_job(metadata["namespace"], metadata["name"])
+            if found["resourceVersion"] == version or time.monotonic() > until:
+                body = {"metadata": {"resourceVersion": found["resourceVersion"]}, "spec": spec}
+                place = (DEPLOYMENTS, metadata["namespace"], metadata["name"])
+                try:
+                    return self._kube.patch(*place, body, subresource=subresource)
+                except Conflict:
+                    if time.monotonic() > until:
+                        raise
+            version = found["resourceVersion"]
+            time.sleep(_QUIET_SECONDS)
 
     def _await(
         self, namespace: str, name: str, until: Callable[[dict[str, Any]], bool], *, timeout: float
@@ -402,32 +467,32 @@ class KubernetesOperatorService:
         """Stop with a savepoint."""
         metadata = deployment["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
-        before = ""
         if not job_status(deployment).suspended:
             running = self._running(deployment, "No savepoint can be taken of it now.")
-            before = job_status(running).error
-            deployment = self._patch(running, {"job": {"state": "suspended", "upgradeMode": "savepoint"}})
+            deployment = self._change(running, {"job": {"state": "suspended", "upgradeMode": "savepoint"}})
 
         def is_over(it: dict[str, Any]) -> bool:
             status = job_status(it)
-            return status.lifecycle == "SUSPENDED" or status.state in TERMINAL or status.error not in {"", before}
+            return status.lifecycle == "SUSPENDED" or status.state in TERMINAL
 
-        over = self._await(namespace, name, is_over, timeout=self._patience + _GRACE_SECONDS)
-        status = job_status(over)
-        if status.lifecycle == "SUSPENDED" or status.state in TERMINAL:
-            return over
-        self._patch(over, {"job": {"state": "running"}})
-        raise KubernetesError(
-            f"{name} cannot be stopped with a savepoint: {status.error}",
-            hint=f"The job goes on. {_WITHOUT.format(name)}",
-        )
+        try:
+            return self._await(namespace, name, is_over, timeout=self._patience + _GRACE_SECONDS)
+        except TimedOut as late:
+            status = job_status(self._get(namespace, name))
+            if not status.error:
+                raise
+            self._change(deployment, {"job": {"state": "running"}})
+            raise KubernetesError(
+                f"{name} cannot be stopped with a savepoint: {status.error}",
+                hint=f"The job goes on. {_WITHOUT.format(name)}",
+            ) from late
 
     def _delete(self, deployment: dict[str, Any], *, savepoint: bool, wait: bool) -> JobStatus:
         if savepoint and _may_have_state(deployment):
             deployment = self._suspend(deployment)
         if "deletionTimestamp" not in deployment["metadata"]:
             # Else the operator may wait for a savepoint of a job of which none can be taken.
-            deployment = self._patch(deployment, {"flinkConfiguration": {_SAVEPOINT_ON_DELETION: "false"}})
+            deployment = self._change(deployment, {"flinkConfiguration": {_SAVEPOINT_ON_DELETION: "false"}})
         last = job_status(deployment)
         self._kube.delete(DEPLOYMENTS, last.namespace, last.name, uid=last.uid)
         if wait:
@@ -440,6 +505,7 @@ class KubernetesOperatorService:
                         f"{last.name} in {last.namespace} is being deleted, but {kind} are left.",
                         hint="Check that the Flink Kubernetes operator runs.",
                     )
+            self._seen(deployment, "DELETED")
         return last
 
     def _has_no_pods(self, namespace: str, name: str) -> None:
@@ -464,6 +530,14 @@ _WITHOUT = "To end it without a savepoint: beam-k8s delete {} --no-savepoint"
 
 def _selector(more: str) -> str:
     return f"{_OURS},{more}" if more else _OURS
+
+
+def _equalities(selector: str) -> dict[str, str] | None:
+    """The labels that a selector asks for; None if it asks for anything else."""
+    pairs = [part.partition("=") for part in selector.split(",") if part]
+    if all(equals and not key.endswith("!") and "(" not in key for key, equals, _ in pairs):
+        return {key.strip(): value.removeprefix("=").strip() for key, _, value in pairs}
+    return None
 
 
 def _place(namespace: str) -> str:

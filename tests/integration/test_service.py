@@ -6,6 +6,7 @@ import copy
 import itertools
 import threading
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -48,7 +49,7 @@ def place(kube_cluster: KubeCluster) -> Iterator[Place]:
     volume = kube_cluster.tenant(namespace)
     kube = Kube.connect(kubeconfig=str(kube_cluster.kubeconfig))
     yield Place(namespace, volume, kube, KubernetesOperatorService(kube, cache=False))
-    kube_cluster.resource("v1", "Namespace").delete(name=namespace)
+    kube_cluster.remove_tenant(namespace)
 
 
 def create(place: Place, name: str, job_id: str = "", change: Callable[[dict[str, Any]], object] = id) -> JobStatus:
@@ -89,6 +90,18 @@ def pods(place: Place, component: str, name: str = "count") -> set[str]:
 
 def in_volume(place: Place, url: str) -> Path:
     return place.volume / url.removeprefix("file:").lstrip("/").removeprefix("flink-data/")
+
+
+@contextmanager
+def read_only(place: Place) -> Iterator[None]:
+    """The folder of savepoints cannot be written meanwhile."""
+    folder = place.volume / "savepoints"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o555)
+    try:
+        yield
+    finally:
+        folder.chmod(0o777)
 
 
 def left_of(place: Place, name: str) -> list[str]:
@@ -195,17 +208,21 @@ class TestWrites:
         assert (now.state, now.savepoint) == ("RUNNING", url)
 
     def test_a_savepoint_that_fails_says_why_and_the_job_goes_on(self, place: Place, count: JobStatus) -> None:
-        folder = place.volume / "savepoints"
-        folder.mkdir(exist_ok=True)
-        before = folder.stat().st_mode
-        folder.chmod(0o500)
-        try:
-            with pytest.raises(KubernetesError, match="the savepoint of count failed: ") as failed:
-                place.service.savepoint(place.namespace, "count")
-        finally:
-            folder.chmod(before | 0o777)
+        failing = pytest.raises(KubernetesError, match="the savepoint of count failed: ")
+        with read_only(place), failing as failed:
+            place.service.savepoint(place.namespace, "count")
         assert "avepoint" in failed.value.message.partition("failed: ")[2]
         assert place.service.get_status_of_job_by_name(place.namespace, "count").state == "RUNNING"
+
+    def test_a_job_that_cannot_be_stopped_with_a_savepoint_goes_on(
+        self, place: Place, count: JobStatus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("beam_k8s.launcher.service._GRACE_SECONDS", 5)
+        service = KubernetesOperatorService(place.kube, cache=False, patience=10)
+        with read_only(place), pytest.raises(KubernetesError, match="count cannot be stopped with a savepoint: "):
+            service.delete_job_by_name(place.namespace, "count")
+        now = place.service.wait(place.namespace, "count", runs, timeout=120)
+        assert (now.uid, now.suspended) == (count.uid, False)
 
     def test_a_job_is_suspended_with_a_savepoint_and_resumed_from_it(self, place: Place, count: JobStatus) -> None:
         service, namespace = place.service, place.namespace
@@ -240,7 +257,7 @@ class TestWrites:
         assert left_of(place, "count") == []
         with pytest.raises(NotFound):
             service.get_status_of_job_by_name(namespace, "count")
-        assert [change.state for change in changes if change.lifecycle == "DELETED"][:1] == ["CANCELLED"]
+        assert next(change.state for change in changes if change.lifecycle == "DELETED") == "CANCELLED"
         assert sum(1 for _ in followed) > 0  # to the end, which came
 
     def test_without_a_savepoint_a_job_is_deleted_whatever_it_does(self, place: Place, count: JobStatus) -> None:
@@ -272,6 +289,8 @@ class TestWrites:
     def test_what_others_made_is_shown_and_never_changed(self, place: Place) -> None:
         service, namespace = place.service, place.namespace
         create(place, "foreign", change=lambda spec: spec["job"].update(state="suspended"))
+        # The operator writes defaults into the spec; after that nobody has a reason to change it.
+        service.wait(namespace, "foreign", lambda status: status.lifecycle != "", timeout=60)
         before = place.kube.get(DEPLOYMENTS, namespace, "foreign")
         assert before is not None
         assert not service.get_status_of_job_by_name(namespace, "foreign").ours

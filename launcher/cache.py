@@ -1,0 +1,161 @@
+"""All jobs of a namespace in memory, kept up to date by one watch: reading a status asks nobody.
+
+Only what a JobStatus says is kept, and the labels: 1,000 jobs take 2 MB, where their objects would take 20.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from beam_k8s.errors import KubernetesError
+from beam_k8s.launcher.kube import DEPLOYMENTS, Cut
+from beam_k8s.status import JobStatus, job_status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from beam_k8s.launcher.kube import Kube
+
+__all__ = ["Entry", "JobCache", "JobIndex"]
+
+_REMEMBERED = 10_000
+"""Deleted objects whose late events are still known as such."""
+_AGAIN_SECONDS = 5.0
+"""Pause before a watch that was refused is tried again."""
+
+
+class Entry(NamedTuple):
+    """What is kept of one FlinkDeployment."""
+
+    status: JobStatus
+    labels: Mapping[str, str]
+
+
+class JobIndex:
+    """Jobs by name and by id. Pure; events may come late, twice and in any order: the newest of an object counts."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[tuple[str, str], Entry] = {}
+        self._ids: dict[str, set[tuple[str, str]]] = {}
+        self._gone: dict[str, None] = {}
+        self._order: deque[str] = deque()
+
+    def apply(self, what: str, deployment: Mapping[str, Any]) -> None:
+        """Take in an event.
+
+        Args:
+            what: DELETED, or anything else for an object that is there.
+            deployment: the object; of a deleted one its metadata suffice.
+        """
+        metadata = deployment["metadata"]
+        key, uid = (metadata["namespace"], metadata["name"]), metadata["uid"]
+        kept = self._jobs.get(key)
+        if what == "DELETED":
+            self._forget(uid)
+            if kept is not None and kept.status.uid == uid:
+                self._remove(key)
+            return
+        # Versions are opaque by the letter, but numbers of one count in every server there is.
+        if uid in self._gone or (kept is not None and int(kept.status.version) >= int(metadata["resourceVersion"])):
+            return
+        self._remove(key)
+        entry = self._jobs[key] = Entry(job_status(deployment), metadata.get("labels") or {})
+        self._ids.setdefault(entry.status.job_id, set()).add(key)
+
+    def by_name(self, namespace: str, name: str) -> Entry | None:
+        """The job of that name, if there is one."""
+        return self._jobs.get((namespace, name))
+
+    def by_id(self, namespace: str, job_id: str) -> Entry | None:
+        """The job of that id; with an empty namespace, wherever it is."""
+        for key in self._ids.get(job_id, ()):
+            if namespace in {"", key[0]}:
+                return self._jobs[key]
+        return None
+
+    def all(self, namespace: str) -> list[Entry]:
+        """All jobs of a namespace, or with an empty one of all."""
+        return [entry for key, entry in self._jobs.items() if namespace in {"", key[0]}]
+
+    def _remove(self, key: tuple[str, str]) -> None:
+        if (entry := self._jobs.pop(key, None)) is not None:
+            keys = self._ids[entry.status.job_id]
+            keys.discard(key)
+            if not keys:
+                del self._ids[entry.status.job_id]
+
+    def _forget(self, uid: str) -> None:
+        if uid not in self._gone:
+            self._gone[uid] = None
+            self._order.append(uid)
+            if len(self._order) > _REMEMBERED:
+                del self._gone[self._order.popleft()]
+
+
+class JobCache:
+    """The index of a namespace, filled by a thread of its own until it is closed. Safe to use from several threads.
+
+    Args:
+        kube: where.
+        namespace: empty: all.
+        labels: selector of what is kept.
+    """
+
+    def __init__(self, kube: Kube, namespace: str, labels: str) -> None:
+        self._kube, self._namespace, self._labels = kube, namespace, labels
+        self._index = JobIndex()
+        self._lock = threading.Lock()
+        self._synced = False
+        self._cut = Cut()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"jobs of {namespace or 'all'}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the watch. Idempotent."""
+        self._stop.set()
+        self._cut.cut()
+        self._thread.join()
+
+    def by_name(self, namespace: str, name: str) -> JobStatus | None:
+        """See JobIndex; None too if what is known may be out of date."""
+        with self._lock:
+            entry = self._index.by_name(namespace, name) if self._synced else None
+        return entry and entry.status
+
+    def by_id(self, namespace: str, job_id: str) -> JobStatus | None:
+        """See JobIndex; None too if what is known may be out of date."""
+        with self._lock:
+            entry = self._index.by_id(namespace, job_id) if self._synced else None
+        return entry and entry.status
+
+    def all(self, namespace: str, labels: Mapping[str, str]) -> list[JobStatus] | None:
+        """All jobs that have these labels; None if what is known may be out of date."""
+        with self._lock:
+            if not self._synced:
+                return None
+            entries = self._index.all(namespace)
+        return [entry.status for entry in entries if labels.items() <= entry.labels.items()]
+
+    def apply(self, what: str, deployment: Mapping[str, Any]) -> None:
+        """Take in what the server answered to a write, so that it is seen before its event comes."""
+        with self._lock:
+            self._index.apply(what, deployment)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                for what, thing in self._kube.follow(DEPLOYMENTS, self._namespace, labels=self._labels, cut=self._cut):
+                    with self._lock:
+                        if what in {"OPEN", "LOST"}:
+                            self._synced = what == "OPEN"
+                        else:
+                            self._index.apply(what, thing)
+            except KubernetesError:  # who reads asks the server himself, and hears it from there
+                with self._lock:
+                    self._synced = False
+                self._stop.wait(_AGAIN_SECONDS)
+                with self._lock:
+                    self._index = JobIndex()  # what went away meanwhile, the next list does not tell
