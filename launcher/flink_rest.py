@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 import requests
 
@@ -18,14 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchivedFlink",
+    "Checkpoints",
     "FlinkReads",
     "FlinkRest",
     "JobException",
     "RestError",
+    "Source",
     "Vertex",
     "accumulators",
+    "checkpoints",
     "exceptions",
     "has_ended",
+    "sources",
     "status",
     "vertices",
 ]
@@ -37,7 +44,7 @@ _ACCUMULATOR = "__metricscontainers"
 class FlinkReads(Protocol):
     """What answers GET requests with Flink's JSON."""
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> Any:
         """The JSON at a path such as ``/jobs/ID``.
 
         Raises:
@@ -67,7 +74,7 @@ class FlinkRest:
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy must not stand between us and a loopback address
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> Any:
         """See FlinkReads."""
         return self._call("GET", path)
 
@@ -107,7 +114,7 @@ class FlinkRest:
         finally:
             self._call("DELETE", f"/jars/{jar_id}")
 
-    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
         arguments.setdefault("timeout", self._timeout)
         try:
             response = self._session.request(method, self.url + path, **arguments)
@@ -115,7 +122,7 @@ class FlinkRest:
             raise FlinkError(f"Flink at {self.url} does not answer: {type(cause).__name__}.") from cause
         if not response.ok:
             raise RestError(f"Flink refused {method} {path}: {_first_error(response)}", response.status_code)
-        return dict(response.json()) if response.content else {}
+        return response.json() if response.content else {}
 
 
 def _first_error(response: requests.Response) -> str:
@@ -131,11 +138,11 @@ class ArchivedFlink:
     def __init__(self, file: Path) -> None:
         self._answers = {entry["path"]: entry["json"] for entry in json.loads(file.read_text())["archive"]}
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> Any:
         """See FlinkReads."""
         if path not in self._answers:
             raise RestError(f"the archived job has no {path}", 404)
-        return dict(json.loads(self._answers[path]))
+        return json.loads(self._answers[path])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,36 @@ class Vertex:
     parallelism: int
     max_parallelism: int
     status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A vertex that reads from outside."""
+
+    name: str
+    topics: tuple[str, ...]
+    """Kafka's, with ``_`` for each character that Flink's metrics do not take (``.`` among them)."""
+    partitions: int
+    """That its subtasks read now; 0 where that is not told."""
+    parallelism: int
+    backlog: int | None
+    """Records not read yet; None where the source does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The job's checkpoints since its JobManager started."""
+
+    completed: int
+    failed: int
+    last_id: int
+    """Of the last completed one; 0: there is none."""
+    last_at: float
+    """When it was completed, in seconds since 1970."""
+    last_size: int
+    """Bytes of its state."""
+    last_seconds: float
+    """How long it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +212,51 @@ def vertices(flink: FlinkReads, job_id: str) -> list[Vertex]:
         Vertex(v["id"], v["name"], v["parallelism"], v["maxParallelism"], v["status"])
         for v in flink.get(f"/jobs/{job_id}")["vertices"]
     ]
+
+
+_PARTITION = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
+_BACKLOG = re.compile(r"(^|\.)pendingRecords$")
+
+
+def sources(flink: FlinkReads, job_id: str) -> list[Source]:
+    """What the job reads from, without the sources that have ended."""
+    job = flink.get(f"/jobs/{job_id}")
+    heads = {node["id"] for node in job["plan"]["nodes"] if not node.get("inputs")}
+    return [
+        _source(flink, job_id, vertex)
+        for vertex in job["vertices"]
+        if vertex["id"] in heads and vertex["status"] != "FINISHED"
+    ]
+
+
+def _source(flink: FlinkReads, job_id: str, vertex: dict[str, Any]) -> Source:
+    path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
+    metrics = [each["id"] for each in flink.get(path)]
+    partitions = {match.groups() for name in metrics if (match := _PARTITION.search(name))}
+    pending = [name for name in metrics if _BACKLOG.search(name)]
+    answer = flink.get(f"{path}?agg=sum&get={quote(','.join(pending))}") if pending else []
+    known = [backlog for each in answer if math.isfinite(backlog := float(each["sum"]))]
+    return Source(
+        name=vertex["name"].partition(" -> ")[0].removeprefix("Source: "),
+        topics=tuple(sorted({topic for topic, _ in partitions})),
+        partitions=len(partitions),
+        parallelism=vertex["parallelism"],
+        backlog=round(sum(known)) if known else None,
+    )
+
+
+def checkpoints(flink: FlinkReads, job_id: str) -> Checkpoints:
+    """The job's checkpoints."""
+    answer = flink.get(f"/jobs/{job_id}/checkpoints")
+    counts, last = answer["counts"], answer["latest"].get("completed") or {}
+    return Checkpoints(
+        completed=counts["completed"],
+        failed=counts["failed"],
+        last_id=last.get("id", 0),
+        last_at=last.get("latest_ack_timestamp", 0) / 1000,
+        last_size=last.get("state_size", 0),
+        last_seconds=last.get("end_to_end_duration", 0) / 1000,
+    )
 
 
 def exceptions(flink: FlinkReads, job_id: str) -> list[JobException]:

@@ -607,7 +607,7 @@ class ForwardedFlink:
         self._connection: http.client.HTTPConnection | None = None
         self._lock = threading.Lock()
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> Any:
         """See FlinkReads."""
         with self._lock:
             kept = self._connection is not None
@@ -625,7 +625,7 @@ class ForwardedFlink:
                 self._drop()
                 raise FlinkError(f"Flink of {self._name} does not answer: {type(cause).__name__}.") from cause
 
-    def _get(self, path: str) -> dict[str, Any]:
+    def _get(self, path: str) -> Any:
         if self._connection is None:
             socket = self._kube.forward(self._namespace, self._pod(), REST_PORT)
             socket.settimeout(10)
@@ -638,7 +638,7 @@ class ForwardedFlink:
             self._drop()
         if response.status >= http.client.BAD_REQUEST:
             raise RestError(f"Flink refused GET {path}: HTTP {response.status}", response.status)
-        return dict(json.loads(content))
+        return json.loads(content)
 
     def _pod(self) -> str:
         pods, _ = self._kube.find(PODS, self._namespace, labels=f"app={self._name},component=jobmanager")
