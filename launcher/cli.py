@@ -1,25 +1,31 @@
-"""``beam-k8s``: run a script that does not know us, make the runner known for good, stop a local job."""
+"""``beam-k8s``, also ``kubectl beam``: run a script that does not know us, and look after jobs."""
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 import sysconfig
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import beam_k8s
-from beam_k8s.errors import BeamK8sError, NotFound
+from beam_k8s.errors import BeamK8sError
+from beam_k8s.launcher import cli_jobs
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=beam_k8s.__doc__)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=beam_k8s.__doc__)
 autoload = typer.Typer(no_args_is_help=True, help="Make --runner=FlinkK8s known to every script of this environment.")
 app.add_typer(autoload, name="autoload")
 
 _PTH = "beam_k8s_autoload.pth"
+_PROGRAM = "beam-k8s"
+_COMPLETE = "_BEAM_K8S_COMPLETE"
+"""Variable by which a shell asks for completions."""
 
 
 _SCRIPT = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -58,14 +64,22 @@ def _run(script: Path, arguments: list[str]) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
-@app.command()
-def cancel(name: Annotated[str, typer.Argument(help="The job's name.")]) -> None:
-    """Stop a job that runs on this machine; its last checkpoint is kept."""
-    from beam_k8s.launcher import local
+cli_jobs.register(app)
 
-    if not local.cancel(name):
-        running = ", ".join(sorted({job for job, _ in local.running_jobs()})) or "none"
-        raise NotFound(f"no job {name} runs on this machine.", hint=f"Running: {running}")
+
+class Shell(StrEnum):
+    """Shells that can complete commands."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@app.command()
+def completion(shell: Shell) -> None:
+    """Print a script that makes a shell complete commands: source <(beam-k8s completion bash)."""
+    os.environ[_COMPLETE] = f"source_{shell.value}"
+    app(prog_name=_PROGRAM, complete_var=_COMPLETE)
 
 
 @app.command()
@@ -94,7 +108,7 @@ def disable() -> None:
 def main() -> None:
     """The command line: one line per error, exit codes of ``errors``."""
     try:
-        app(standalone_mode=True)
+        app(standalone_mode=True, complete_var=_COMPLETE)
     except BeamK8sError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

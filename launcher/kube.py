@@ -181,7 +181,8 @@ class Kube:
         except (ConfigException, OSError, ValueError, TypeError) as cause:
             raise KubernetesError(
                 f"no Kubernetes cluster is configured: {cause}",
-                hint="Set KUBECONFIG or --k8s_kubeconfig, choose with --k8s_context, or run with --k8s_target=local.",
+                hint="Set KUBECONFIG, or name one with --kubeconfig, in a pipeline --k8s_kubeconfig; or run with "
+                "--k8s_target=local.",
             ) from cause
         chosen = {"kubeconfig": kubeconfig, "context": context, "impersonate": impersonate}
         flags = tuple(f"--k8s_{name}={value}" for name, value in chosen.items() if value)
@@ -683,8 +684,8 @@ def _forbidden(verb: str, kind: Kind, namespace: str, subresource: str = "") -> 
     where = f"in namespace {namespace}" if namespace else "in all namespaces"
     return Forbidden(
         f"not allowed to {verb} {what} {where}.",
-        hint=f"Ask for a Role with verb {verb} on {what} (images/deploy has one), or act as another user with "
-        "--k8s_impersonate.",
+        hint=f"Ask for a Role with verb {verb} on {what} (images/deploy has one), or act as another user: --as, in a "
+        "pipeline --k8s_impersonate.",
     )
 
 
