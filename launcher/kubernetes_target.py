@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import shutil
 import sys
@@ -21,10 +20,11 @@ from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
 from beam_k8s.launcher.oci import Registry, parse_reference
+from beam_k8s.launcher.pod_logs import of_worker
 from beam_k8s.launcher.progress import Sending, report
 from beam_k8s.launcher.staging import options_json, write_job
 from beam_k8s.launcher.target import Observation
-from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY, WORKER_LINE
+from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY
 from beam_k8s.pods import Trouble, deaths, trouble_of_events, trouble_of_pods
 from beam_k8s.spec import HARNESS, DeploymentRequest, build_deployment
 from beam_k8s.states import TERMINAL
@@ -49,7 +49,6 @@ _REFUSED_SECONDS = 20
 """How long the operator may say that it cannot deploy a job: its next try may succeed."""
 _LOOK_SECONDS = 10
 """Between two looks at the pods of a job that runs."""
-_WORKER = re.compile(re.escape(WORKER_LINE).replace(re.escape("{pid}"), r"\d+"))
 _LOG_PODS = 8
 """Pods whose workers' lines are shown; all others are for `beam-k8s logs` and what the cluster collects."""
 
@@ -514,10 +513,10 @@ class PodLogs:
                 if _order(stamp) <= _order(last):
                     continue
                 self._seen[pod] = stamp
-                if marked := _WORKER.match(line):
-                    lines.append(line[marked.end() :])
-                    if lines[-1].startswith(OUT_OF_MEMORY):
-                        self.out_of_memory = f"a Python worker of pod {pod} {lines[-1]}"
+                if (own := of_worker(line)) is not None:
+                    lines.append(own)
+                    if own.startswith(OUT_OF_MEMORY):
+                        self.out_of_memory = f"a Python worker of pod {pod} {own}"
         return lines
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from beam_k8s.errors import BeamK8sError, KubernetesError, NotFound
 from beam_k8s.launcher.kube import PODS, Cut
+from beam_k8s.names import WORKER_LINE
 from beam_k8s.spec import MAIN_CONTAINER
 
 if TYPE_CHECKING:
@@ -19,12 +20,9 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.kube import Kube
 
-__all__ = ["Wanted", "of_workers", "read"]
+__all__ = ["Wanted", "of_worker", "of_workers", "read"]
 
-_WORKERS = "RemoteLog"
-"""Logger under which Beam's Flink runner writes what its Python workers log."""
-_EVENT = re.compile(r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d[,.]\d{3} +(?:TRACE|DEBUG|INFO|WARN|ERROR|FATAL) +(\S+)")
-"""How each event begins in the layouts of Flink and of its operator: time, level, logger."""
+_WORKER = re.compile(re.escape(WORKER_LINE).replace(re.escape("{pid}"), r"\d+"))
 _BUFFER = 1000
 """Lines that may wait for their reader."""
 
@@ -41,14 +39,17 @@ class Wanted:
     """Of the container before its last restart."""
 
 
+def of_worker(line: str) -> str | None:
+    """What a Python worker wrote, of a line of its TaskManager's; None if Flink wrote it."""
+    mark = _WORKER.match(line)
+    return line[mark.end() :] if mark else None
+
+
 def of_workers(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Of TaskManagers' lines those that their Python workers logged, with the lines of a traceback."""
-    whose: dict[str, bool] = {}
+    """Of TaskManagers' lines those that their Python workers wrote: logs, prints, tracebacks."""
     for pod, line in lines:
-        if event := _EVENT.match(line):
-            whose[pod] = event[1] == _WORKERS
-        if whose.get(pod):
-            yield pod, line
+        if (own := of_worker(line)) is not None:
+            yield pod, own
 
 
 def read(
