@@ -193,6 +193,10 @@ class Kube:
         """URL of the API server."""
         return str(self._client.configuration.host)
 
+    def close(self) -> None:
+        """Close its connections; the next call opens others."""
+        self._client.rest_client.pool_manager.clear()
+
     # Reads
 
     def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
@@ -615,7 +619,7 @@ class ForwardedFlink:
             try:
                 return self._get(path)
             except (OSError, http.client.HTTPException) as cause:
-                self._drop()
+                self.close()
                 if not kept:
                     raise FlinkError(f"Flink of {self._name} does not answer: {type(cause).__name__}.") from cause
             except KubernetesError as cause:
@@ -623,7 +627,7 @@ class ForwardedFlink:
             try:
                 return self._get(path)
             except (OSError, http.client.HTTPException, KubernetesError) as cause:
-                self._drop()
+                self.close()
                 raise FlinkError(f"Flink of {self._name} does not answer: {type(cause).__name__}.") from cause
 
     def _get(self, path: str) -> Any:
@@ -636,7 +640,7 @@ class ForwardedFlink:
         response = self._connection.getresponse()
         content = response.read()
         if response.will_close:
-            self._drop()
+            self.close()
         if response.status >= http.client.BAD_REQUEST:
             raise RestError(f"Flink refused GET {path}: HTTP {response.status}", response.status)
         return json.loads(content)
@@ -648,7 +652,8 @@ class ForwardedFlink:
                 return str(pod["metadata"]["name"])
         raise KubernetesError(f"no JobManager of {self._name} runs in {self._namespace}.")
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
         connection, self._connection = self._connection, None
         if connection is not None and connection.sock is not None:
             connection.sock.close()

@@ -18,7 +18,7 @@ from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, ImageError, Kub
 from beam_k8s.launcher import doctor
 from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, ForwardedFlink, Kube
 from beam_k8s.launcher.oci import Registry, parse_reference
 from beam_k8s.launcher.pod_logs import of_worker
 from beam_k8s.launcher.progress import Sending, report
@@ -478,6 +478,9 @@ class KubernetesJob:
 
     def close(self) -> None:
         """See Job. The FlinkDeployment of an ended job stays, as its record."""
+        if isinstance(self._flink, ForwardedFlink):
+            self._flink.close()
+        self._kube.close()
 
 
 class PodLogs:

@@ -317,15 +317,20 @@ class KubeCluster:
         """Remove such a namespace, its jobs first: in a namespace that ends, the operator cannot end a job any more."""
         kind = ("flink.apache.org/v1beta1", "FlinkDeployment")
         jobs = self.resource(*kind)
+
+        def patch_all(body: dict[str, Any]) -> None:
+            for job in jobs.get(namespace=name).items:
+                place = {"name": job.metadata.name, "namespace": name}
+                jobs.patch(**place, body=body, content_type="application/merge-patch+json")
+
+        no_savepoint = {"kubernetes.operator.job.savepoint-on-deletion": "false"}
+        patch_all({"spec": {"flinkConfiguration": no_savepoint}})
         for job in jobs.get(namespace=name).items:
             jobs.delete(name=job.metadata.name, namespace=name)
         try:
-            self.await_none(*kind, namespace=name)
+            self.await_none(*kind, namespace=name, timeout=60)
         except TimeoutError:  # what a test broke on purpose
-            for job in jobs.get(namespace=name).items:
-                done = {"metadata": {"finalizers": []}}
-                place = {"name": job.metadata.name, "namespace": name}
-                jobs.patch(**place, body=done, content_type="application/merge-patch+json")
+            patch_all({"metadata": {"finalizers": []}})
         self.resource("v1", "Namespace").delete(name=name)
         self.resource("v1", "PersistentVolume").delete(name=f"{name}-flink-data")
 

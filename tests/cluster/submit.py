@@ -125,3 +125,5 @@ class Submitter:
         """End all launchers."""
         for launch in self._launched:
             launch.kill_all()
+        self.service.close()
+        self.kube.close()
