@@ -1,0 +1,33 @@
+"""What a user of kind is given: it cannot run here, but says the same as what the tests' cluster is made with."""
+
+import re
+import tomllib
+
+import yaml
+
+from tests.cluster.launch import ROOT
+
+KIND = ROOT / "images" / "kind"
+
+
+def test_the_nodes_are_told_of_the_registry_that_the_readme_starts():
+    cluster = yaml.safe_load((KIND / "cluster.yaml").read_text())
+    assert (cluster["kind"], cluster["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
+    ((mount,),) = (node["extraMounts"] for node in cluster["nodes"])
+    (registry,) = (ROOT / mount["hostPath"]).iterdir()
+    (url,) = tomllib.loads((registry / "hosts.toml").read_text())["host"]
+    readme = (ROOT / "README.md").read_text()
+    name, port = re.fullmatch(r"http://(\w+):(\d+)", url).groups()
+    assert f"--name {name} --publish 127.0.0.1:{registry.name.partition(':')[2]}:{port} " in readme
+    assert f"docker network connect kind {name}" in readme
+
+
+def test_the_namespace_is_what_the_tests_jobs_have():
+    def objects(text):
+        found = {document["kind"]: document for document in yaml.safe_load_all(text)}
+        found.pop("PersistentVolume", None)  # kind makes its own
+        claim = found.pop("PersistentVolumeClaim")
+        return found, claim["metadata"], claim["spec"]["resources"]
+
+    ours = objects((KIND / "tenant.yaml").read_text())
+    assert ours == objects((ROOT / "tests" / "cluster" / "tenant.yaml").read_text().replace("TENANT", "team"))
