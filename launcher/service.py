@@ -55,8 +55,8 @@ _OURS = ",".join(f"{key}={value}" for key, value in JOB_SELECTOR.items())
 _SAVEPOINT_ON_DELETION = "kubernetes.operator.job.savepoint-on-deletion"
 _GRACE_SECONDS = 60
 """For so long the operator tries a savepoint again before it says that it failed."""
-_QUIET_SECONDS = 1.0
-"""Without a change for so long, the operator is done with writing a status."""
+_QUIET_SECONDS = 2.0
+"""Without a change for so long, the operator is done with writing a status: on a busy machine that took one second."""
 _SUBMIT_SECONDS = 1800
 """Longest wait for a submission: it may build an image."""
 _ERRORS: Mapping[int, type[BeamK8sError]] = {

@@ -80,7 +80,7 @@ def count(place: Place) -> JobStatus:
         create(place, "count", uuid.uuid4().hex)
     elif jobs[0].suspended:
         place.service.resume(place.namespace, "count")
-    return place.service.wait(place.namespace, "count", runs, timeout=180)
+    return place.service.wait(place.namespace, "count", runs, timeout=300)
 
 
 def pods(place: Place, component: str, name: str = "count") -> set[str]:
@@ -179,7 +179,7 @@ class TestWrites:
                 namespace,
                 "count",
                 lambda status, workers=workers: runs(status) and status.ready_workers == workers,
-                timeout=120,
+                timeout=300,
             )
             while len(pods(place, "taskmanager")) != workers:
                 threading.Event().wait(0.2)  # the Deployment follows the status
@@ -187,7 +187,7 @@ class TestWrites:
                 pod, line = next(followed)
                 seen[pod] = line
         followed.close()
-        now = service.wait(namespace, "count", runs, timeout=120)
+        now = service.wait(namespace, "count", runs, timeout=300)
         assert now.flink_job_id == count.flink_job_id
         assert pods(place, "jobmanager") == job_managers
 
@@ -221,7 +221,7 @@ class TestWrites:
         service = KubernetesOperatorService(place.kube, cache=False, patience=10)
         with read_only(place), pytest.raises(KubernetesError, match="count cannot be stopped with a savepoint: "):
             service.delete_job_by_name(place.namespace, "count")
-        now = place.service.wait(place.namespace, "count", runs, timeout=120)
+        now = place.service.wait(place.namespace, "count", runs, timeout=300)
         assert (now.uid, now.suspended) == (count.uid, False)
 
     def test_a_job_is_suspended_with_a_savepoint_and_resumed_from_it(self, place: Place, count: JobStatus) -> None:
@@ -232,7 +232,7 @@ class TestWrites:
         assert (suspended.state, suspended.suspended) == ("STOPPED", True)
         assert (in_volume(place, suspended.savepoint) / "_metadata").is_file()
         assert not service.resume(namespace, "count").suspended
-        service.wait(namespace, "count", runs, timeout=120)
+        service.wait(namespace, "count", runs, timeout=300)
         lines = service.logs(namespace, "count", component="jobmanager")
         assert any(suspended.savepoint.removeprefix("file:").lstrip("/") in line for _, line in lines)
         states = [key for key, _ in itertools.groupby(self._until_running(changes))]
@@ -278,7 +278,7 @@ class TestWrites:
         none = {"spec": {"replicas": 0}}
         place.kube.patch(Kind("apps", "v1", "deployments"), place.namespace, "count", none)  # no JobManager
         service = KubernetesOperatorService(place.kube, cache=False, patience=5)
-        place.service.wait(place.namespace, "count", lambda status: status.flink_state != "RUNNING", timeout=120)
+        place.service.wait(place.namespace, "count", lambda status: status.flink_state != "RUNNING", timeout=300)
         with pytest.raises(KubernetesError, match="No savepoint can be taken") as refused:
             service.delete_job_by_name(place.namespace, "count")
         assert "--no-savepoint" in refused.value.hint
