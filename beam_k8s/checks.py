@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from beam_k8s.errors import BeamK8sError, KubernetesError
+from beam_k8s.errors import BeamK8sError, Forbidden, KubernetesError
+from beam_k8s.flink_conf import is_secret
 from beam_k8s.names import JOB_SELECTOR
+from beam_k8s.spec import FLINK_USER
+from beam_k8s.versions import BEAM, FLINK, OPERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Needs", "account_error", "claim_error", "crd_error", "needs_of", "quota_errors", "scaler_errors"]
+__all__ = [
+    "Finding",
+    "Needs",
+    "Operator",
+    "Probe",
+    "account_error",
+    "claim_error",
+    "crd_error",
+    "needs_of",
+    "operator_finding",
+    "operator_of",
+    "operator_probe",
+    "probe_finding",
+    "probe_of",
+    "probe_pod",
+    "quota_errors",
+    "rights_error",
+    "scaler_errors",
+    "version_finding",
+]
 
 CRD_VERSION = "v1beta1"
 AUTOSCALER_KEYS = ("job.autoscaler.enabled", "kubernetes.operator.job.autoscaler.enabled")
@@ -35,6 +58,52 @@ class Needs:
     """PersistentVolumeClaims of its pods."""
     resources: Mapping[str, Decimal]
     """By the names of quotas: ``pods``, and cores and bytes as ``requests.cpu``, ``limits.memory`` …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    check: str
+    state: Literal["ok", "warning", "wrong"]
+    message: str
+    hint: str = ""
+    """The way out."""
+
+    @classmethod
+    def of(cls, check: str, error: BeamK8sError | None, well: str) -> Self:
+        """What an error says, or that all is well."""
+        return cls(check, "ok", well) if error is None else cls(check, "wrong", error.message, error.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A Deployment of the Flink Kubernetes operator."""
+
+    name: str
+    namespace: str
+    version: str
+    """Empty: its image's tag does not tell."""
+    watched: tuple[str, ...]
+    """Namespaces; empty: all."""
+    available: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a pod of a job is to look at."""
+
+    namespace: str
+    image: str
+    service_account: str
+    storage: str
+    """URL of the checkpoints; empty: none."""
+    mounts: Mapping[str, str]
+    """Claims, and where their volumes are mounted."""
+    conf: Mapping[str, str]
+    """Flink's settings, without secrets."""
+    brokers: tuple[str, ...]
+    """``host:port``."""
 
 
 def quantity(text: str) -> Decimal:
@@ -211,3 +280,215 @@ def scaler_errors(
             if str(conf.get(key)).lower() == "true"
         ]
     return errors
+
+
+def rights_error(namespace: str, missing: Sequence[str]) -> BeamK8sError | None:
+    """Whether the user may do what launching takes.
+
+    Args:
+        namespace: where.
+        missing: what he may not do, each as ``VERB RESOURCE``.
+    """
+    if not missing:
+        return None
+    return Forbidden(
+        f"not allowed in namespace {namespace}: {', '.join(missing)}.",
+        hint="Ask for the Role in images/deploy, or act as another user: --as, in a pipeline --k8s_impersonate.",
+    )
+
+
+def operator_of(deployment: Mapping[str, Any]) -> Operator:
+    """An operator, from its Deployment."""
+    metadata, containers = deployment["metadata"], deployment["spec"]["template"]["spec"]["containers"]
+    tags = [match[1] for each in containers if (match := re.search(r":v?(\d+\.\d+\.\d+)(@|$)", each["image"]))]
+    variables = {each["name"]: each.get("value") or "" for each in containers[0].get("env") or ()}
+    return Operator(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        version=tags[0] if tags else "",
+        watched=tuple(filter(None, variables.get("WATCH_NAMESPACES", "").split(","))),
+        available=bool((deployment.get("status") or {}).get("availableReplicas")),
+    )
+
+
+def operator_probe(namespace: str, name: str) -> dict[str, Any]:
+    """A FlinkDeployment that the operator refuses as soon as it looks at it, for a setting that it forbids: it never
+    gets a pod.
+    """
+    resource = {"cpu": 0.1, "memory": "512m"}
+    return {
+        "apiVersion": f"flink.apache.org/{CRD_VERSION}",
+        "kind": "FlinkDeployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "image": "none",
+            "flinkVersion": "v" + "_".join(FLINK.split(".")[:2]),
+            "mode": "standalone",
+            "serviceAccount": "none",
+            "flinkConfiguration": {"kubernetes.namespace": "none"},
+            "jobManager": {"replicas": 1, "resource": resource},
+            "taskManager": {"replicas": 1, "resource": resource},
+            "job": {"entryClass": "none", "state": "running", "upgradeMode": "stateless"},
+        },
+    }
+
+
+def operator_finding(namespace: str, *, seen: bool, operators: Sequence[Operator] | None) -> Finding:
+    """Whether an operator looks after a namespace.
+
+    Args:
+        namespace: its name.
+        seen: an operator looked at a FlinkDeployment there.
+        operators: all that there are; None if the user may not know.
+    """
+    if seen:
+        return Finding("operator", "ok", f"it watches namespace {namespace}")
+    if operators is None:
+        message = f"nobody looks at FlinkDeployments of namespace {namespace}: no operator runs, or none watches it."
+        return Finding("operator", "wrong", message, f"Install it ({_INSTALL}), or add {namespace} to its namespaces.")
+    if not operators:
+        return Finding("operator", "wrong", "no Flink Kubernetes operator is installed.", f"Install it: {_INSTALL}")
+    one = operators[0]
+    where = f"operator {one.name} in namespace {one.namespace}"
+    if not any(each.available for each in operators):
+        return Finding("operator", "wrong", f"{where} does not run.", f"kubectl describe pods -n {one.namespace}")
+    watched = f" (but {', '.join(one.watched)})" if one.watched else ""
+    return Finding(
+        "operator",
+        "wrong",
+        f"{where} does not look at namespace {namespace}{watched}.",
+        f"Add {namespace} to watchNamespaces of its Helm chart; if it is there, see the operator's log.",
+    )
+
+
+def version_finding(beam: str, operators: Sequence[Operator] | None) -> Finding:
+    """Whether Beam, Flink and operator go together.
+
+    Args:
+        beam: apache-beam's version here.
+        operators: all that there are; None if the user may not know.
+    """
+    oldest, newest = OPERATORS
+    ours = f"Beam {BEAM}, Flink {FLINK}, operator {oldest} to {newest}"
+    if beam != BEAM:
+        message = f"Beam {beam} does not go with the runner, which is built for {BEAM}."
+        return Finding("versions", "wrong", message, f"pip install apache-beam=={BEAM}")
+    known = [operator.version for operator in operators or () if operator.version]
+    if not known:
+        return Finding("versions", "warning", "the operator's version cannot be known.", f"Tested: {ours}.")
+    for version in known:
+        if _numbers(version) < _numbers(oldest):
+            message = f"operator {version} does not know Flink {FLINK}."
+            return Finding("versions", "wrong", message, f"Upgrade it: {ours} go together.")
+        if _numbers(version) > _numbers(newest):
+            return Finding(
+                "versions", "warning", f"operator {version} is newer than what is tested.", f"Tested: {ours}."
+            )
+    return Finding("versions", "ok", f"Beam {beam}, Flink {FLINK}, operator {', '.join(known)}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def probe_of(deployment: Mapping[str, Any], image: str, brokers: Sequence[str]) -> Probe:
+    """What a pod of a FlinkDeployment's job is to look at.
+
+    Args:
+        deployment: the document.
+        image: to run, the job's or the runtime's.
+        brokers: ``host:port`` each.
+    """
+    spec = deployment["spec"]
+    conf = spec.get("flinkConfiguration") or {}
+    template = (spec.get("podTemplate") or {}).get("spec") or {}
+    needs = needs_of(deployment)
+    claimed = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in template.get("volumes") or ()
+        if "persistentVolumeClaim" in volume
+    }
+    mounts = (template.get("containers") or [{}])[0].get("volumeMounts") or ()
+    return Probe(
+        namespace=needs.namespace,
+        image=image,
+        service_account=needs.service_account,
+        storage=conf.get("state.checkpoints.dir") or "",
+        mounts={claimed[mount["name"]]: mount["mountPath"] for mount in mounts if mount["name"] in claimed},
+        conf={key: value for key, value in conf.items() if not is_secret(key) and not key.startswith("env.java")},
+        brokers=tuple(brokers),
+    )
+
+
+def probe_pod(probe: Probe, name: str) -> dict[str, Any]:
+    """A pod as those of jobs are, that looks at what a job needs and ends."""
+    wanted = {"storage": probe.storage or None, "conf": dict(probe.conf), "brokers": list(probe.brokers)}
+    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - the pod's own
+    for number, (claim, path) in enumerate(sorted(probe.mounts.items())):
+        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": f"claim-{number}", "mountPath": path})
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": probe.namespace},
+        "spec": {
+            "restartPolicy": "Never",
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 0,
+            "serviceAccountName": probe.service_account,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": FLINK_USER,
+                "runAsGroup": FLINK_USER,
+                "fsGroup": FLINK_USER,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "probe",
+                    "image": probe.image,
+                    "command": ["python3", "-m", "beam_k8s.transforms.probe", json.dumps(wanted)],
+                    "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
+                    "resources": {
+                        "requests": {"cpu": "100m", "memory": "256Mi"},
+                        "limits": {"cpu": "1", "memory": "768Mi"},
+                    },
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": mounts,
+                }
+            ],
+            "volumes": volumes,
+        },
+    }
+
+
+def probe_finding(probe: Probe, check: str, error: str) -> Finding:
+    """What the pod has found out.
+
+    Args:
+        probe: what it was to look at.
+        check: ``account``, ``storage``, or ``broker`` and its address.
+        error: why it cannot be used; empty: it can.
+    """
+    kind, _, broker = check.partition(" ")
+    if kind == "account":
+        what, well = f"service account {probe.service_account}", "may write ConfigMaps"
+        hint = "Bind it to a Role with all verbs on configmaps (images/deploy has one)."
+    elif kind == "storage":
+        what, well = f"storage {probe.storage}", "can be written, read and deleted"
+        hint = (
+            "Give the pods their rights through the service account (workload identity); for another scheme add its "
+            "file system to the runtime image; for a claim see who owns its files (user and group 9999)."
+        )
+    else:
+        what, well = f"broker {broker}", "is reached from the cluster"
+        hint = "Check address, advertised listeners, NetworkPolicy and firewall: pods must reach each broker."
+    if error:
+        return Finding(kind, "wrong", f"{what} cannot be used from namespace {probe.namespace}: {error}", hint)
+    return Finding(kind, "ok", f"{what} {well}")

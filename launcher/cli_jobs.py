@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from beam_k8s.launcher.service import KubernetesOperatorService
     from beam_k8s.status import JobStatus
 
-__all__ = ["Cluster", "duration", "on_cluster", "register", "say"]
+__all__ = ["Cluster", "duration", "job_object", "on_cluster", "register", "say"]
 
 _DELETED = "DELETED"
 """What ``wait --for`` calls a job that is gone."""
@@ -163,7 +163,7 @@ def get(
     kube = cluster.connect()
     namespace = "" if everywhere else kube.namespace
     if names:
-        found = [_job(kube, name) for name in names]
+        found = [job_object(kube, name) for name in names]
     else:
         ours = ",".join(f"{key}={value}" for key, value in JOB_SELECTOR.items())
         found, _ = kube.find(DEPLOYMENTS, namespace, labels=",".join(filter(None, (ours, selector))))
@@ -232,7 +232,7 @@ class _Printer:
             print("---\n" + yaml.safe_dump(document, allow_unicode=True), end="", flush=True)
 
 
-def _job(kube: Kube, name: str) -> dict[str, Any]:
+def job_object(kube: Kube, name: str) -> dict[str, Any]:
     """The FlinkDeployment of a job, whoever made it.
 
     Raises:
@@ -254,7 +254,7 @@ def describe(cluster: Cluster, name: Name) -> None:
     from beam_k8s.launcher.describe import describe as read
 
     kube = cluster.connect()
-    print(printers.described(read(kube, _job(kube, name)), time.time()))
+    print(printers.described(read(kube, job_object(kube, name)), time.time()))
 
 
 @on_cluster

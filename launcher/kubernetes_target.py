@@ -73,8 +73,7 @@ class KubernetesTarget:
         """See Target."""
         errors: list[BeamK8sError] = []
         try:
-            manifests = build_deployment(self._settings, self._request(self._unbuilt(), {}, "{}"))
-            errors += doctor.preflight(self._kube, manifests.deployment.document())
+            errors += doctor.preflight(self._kube, self.draft().deployment.document())
         except BeamK8sError as error:
             errors.append(error)
         for name in ("image", "image_repository", "runtime_image"):
@@ -88,6 +87,14 @@ class KubernetesTarget:
         except BeamK8sError as error:
             errors.append(error)
         return errors
+
+    def draft(self) -> Manifests:
+        """The job's objects as far as they are known without its pipeline and its image.
+
+        Raises:
+            ConfigError: with everything that is wrong.
+        """
+        return build_deployment(self._settings, self._request(self._unbuilt(), {}, "{}"))
 
     def harness_command(self) -> tuple[str, dict[str, str]]:
         """See Target. The harness has the environment of its TaskManager's container."""

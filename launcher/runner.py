@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apache_beam.options.pipeline_options import PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 from apache_beam.transforms import environments
@@ -32,13 +32,13 @@ from beam_k8s.options import FlinkK8sOptions
 from beam_k8s.settings import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from beam_k8s.launcher.plan import SubmitPlan
     from beam_k8s.launcher.target import Target
     from beam_k8s.settings import Settings
 
-__all__ = ["FlinkK8s", "FlinkK8sRunner"]
+__all__ = ["FlinkK8s", "FlinkK8sRunner", "settings_of"]
 
 _HARNESS = "beam-k8s-harness"
 """Stands for the command of the Python harness until it is known."""
@@ -176,6 +176,17 @@ def _quiet(logger: str) -> Iterator[None]:
         yield
     finally:
         silenced.disabled = before
+
+
+def settings_of(arguments: Sequence[str]) -> Settings:
+    """The settings that a submission with these flags would have, before its pipeline is known.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    flags = _all_options(PipelineOptions(list(arguments)))
+    flags.setdefault("job_name", _generated_name())
+    return resolve(flags, os.environ, _file_settings())
 
 
 def _all_options(options: Any) -> dict[str, Any]:

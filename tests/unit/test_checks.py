@@ -9,6 +9,7 @@ from kubernetes.utils import parse_quantity
 
 from beam_k8s import checks
 from beam_k8s.names import JOB_SELECTOR
+from beam_k8s.versions import BEAM, OPERATORS
 from tests.unit.test_spec import build, settings_of
 
 UNITS = ["", "n", "u", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"]
@@ -119,3 +120,98 @@ def test_two_scalers_of_one_job_of_ours_are_found():
         "job auto has two scalers",
     ]
     assert errors[0].hint == "kubectl delete hpa plain-hpa -n a"
+
+
+def operator(**given):
+    facts = {"name": "op", "namespace": "flink", "version": "1.7.0", "watched": (), "available": True}
+    return checks.Operator(**facts | given)
+
+
+@pytest.mark.parametrize(
+    ("seen", "operators", "state", "message"),
+    [
+        (True, None, "ok", "it watches namespace a"),
+        (False, None, "wrong", "no operator runs, or none watches it"),
+        (False, [], "wrong", "no Flink Kubernetes operator is installed"),
+        (False, [operator(available=False)], "wrong", "operator op in namespace flink does not run"),
+        (False, [operator(watched=("b", "c"))], "wrong", "does not look at namespace a (but b, c)"),
+        (False, [operator()], "wrong", "does not look at namespace a."),
+    ],
+)
+def test_an_operator_must_look_at_the_namespace(seen, operators, state, message):
+    finding = checks.operator_finding("a", seen=seen, operators=operators)
+    assert finding.state == state
+    assert message in finding.message
+    assert bool(finding.hint) == (state == "wrong")
+
+
+def test_an_operator_is_known_by_its_deployment():
+    container = {"image": "ghcr.io/apache/flink-kubernetes-operator:1.10.0", "env": []}
+    deployment = {
+        "metadata": {"name": "op", "namespace": "flink"},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+        "status": {"availableReplicas": 1},
+    }
+    assert checks.operator_of(deployment) == operator(version="1.10.0")
+    container |= {"image": "op@sha256:0", "env": [{"name": "WATCH_NAMESPACES", "value": "a,b"}]}
+    del deployment["status"]
+    assert checks.operator_of(deployment) == operator(version="", watched=("a", "b"), available=False)
+
+
+@pytest.mark.parametrize(
+    ("beam", "operators", "state"),
+    [
+        (BEAM, [operator(version=OPERATORS[0])], "ok"),
+        (BEAM, [operator(version=OPERATORS[1])], "ok"),
+        (BEAM, [operator(version="1.9.3")], "ok"),
+        (BEAM, [operator(version="1.6.1")], "wrong"),
+        (BEAM, [operator(version="1.11.0")], "warning"),
+        (BEAM, [operator(version="")], "warning"),
+        (BEAM, None, "warning"),
+        ("2.60.0", [operator()], "wrong"),
+    ],
+)
+def test_beam_flink_and_operator_must_go_together(beam, operators, state):
+    assert checks.version_finding(beam, operators).state == state
+
+
+def test_the_pod_that_looks_is_like_those_of_the_job():
+    settings = settings_of(storage="file:///data", flink_conf={"s3.endpoint": "http://minio"})
+    deployment = build(settings, storage_claim="data").deployment.document()
+    probe = checks.probe_of(deployment, "runtime:1", ["kafka:9092"])
+    assert probe.storage.startswith("file:///data/")
+    assert probe.conf["s3.endpoint"] == "http://minio"
+    pod, job = checks.probe_pod(probe, "looks")["spec"], deployment["spec"]["podTemplate"]["spec"]
+    (container,), (job_container,) = pod["containers"], job["containers"]
+    assert pod["securityContext"] == job["securityContext"]
+    assert container["securityContext"] == job_container["securityContext"]
+    assert pod["serviceAccountName"] == deployment["spec"]["serviceAccount"]
+    assert {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"][1:]} == {"data"}
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp", "/data"]
+    assert container["image"] == "runtime:1"
+
+
+def test_the_pod_that_looks_is_told_no_secret():
+    deployment = build().deployment.document()
+    deployment["spec"]["flinkConfiguration"] |= {"s3.secret-key": "planted", "s3.endpoint": "there"}
+    pod = checks.probe_pod(checks.probe_of(deployment, "runtime:1", []), "looks")
+    assert "there" in str(pod)
+    assert "planted" not in str(pod)
+
+
+@pytest.mark.parametrize("check", ["account", "storage", "broker kafka:9092"])
+def test_what_the_pod_says_is_a_finding_with_the_way_out(check):
+    probe = checks.probe_of(build().deployment.document(), "runtime:1", ["kafka:9092"])
+    well, wrong = (checks.probe_finding(probe, check, error) for error in ("", "no route"))
+    assert (well.state, wrong.state) == ("ok", "wrong")
+    assert well.check == wrong.check == check.partition(" ")[0]
+    assert wrong.message.endswith("no route")
+    assert wrong.hint
+    assert check.rpartition(" ")[2] in wrong.message
+
+
+def test_missing_rights_are_named_at_once():
+    assert checks.rights_error("a", []) is None
+    assert "not allowed in namespace a: get pods, list events." in str(
+        checks.rights_error("a", ["get pods", "list events"])
+    )
