@@ -14,7 +14,7 @@ import typer
 
 import beam_k8s
 from beam_k8s.errors import BeamK8sError
-from beam_k8s.launcher import cli_doctor, cli_jobs
+from beam_k8s.launcher import cli_cluster, cli_doctor, cli_jobs
 
 __all__ = ["app", "main"]
 
@@ -66,6 +66,7 @@ def _run(script: Path, arguments: list[str]) -> None:
 
 cli_jobs.register(app)
 cli_doctor.register(app)
+cli_cluster.register(app)
 
 
 class Shell(StrEnum):

@@ -88,5 +88,12 @@ def test_bash_completes_verbs_and_flags():
         assert said.split() == expected
 
 
+def test_a_cluster_of_kind_needs_its_programs(tmp_path):
+    ended = run("cluster", "up", PATH=str(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: not installed: docker, kind, helm, kubectl.")
+    assert not ended.stdout
+
+
 def test_the_version_is_that_of_the_package():
     assert run("version").stdout == f"{beam_k8s.__version__}\n"

@@ -5,6 +5,7 @@ import tomllib
 
 import yaml
 
+from beam_k8s.launcher.cli_cluster import DOWN, UP
 from tests.cluster.launch import ROOT
 
 KIND = ROOT / "images" / "kind"
@@ -17,7 +18,7 @@ def test_the_nodes_are_told_of_the_registry_that_the_readme_starts():
     (registry,) = (ROOT / mount["hostPath"]).iterdir()
     (url,) = tomllib.loads((registry / "hosts.toml").read_text())["host"]
     readme = (ROOT / "README.md").read_text()
-    name, port = re.fullmatch(r"http://(\w+):(\d+)", url).groups()
+    name, port = re.fullmatch(r"http://([\w-]+):(\d+)", url).groups()
     assert f"--name {name} --publish 127.0.0.1:{registry.name.partition(':')[2]}:{port} " in readme
     assert f"docker network connect kind {name}" in readme
 
@@ -31,3 +32,11 @@ def test_the_namespace_is_what_the_tests_jobs_have():
 
     ours = objects((KIND / "tenant.yaml").read_text())
     assert ours == objects((ROOT / "tests" / "cluster" / "tenant.yaml").read_text().replace("TENANT", "team"))
+
+
+def test_the_command_that_starts_it_runs_what_the_readme_says_and_the_other_takes_it_back():
+    readme = (ROOT / "README.md").read_text()
+    assert [command for command in UP if command not in readme] == []
+    cluster = yaml.safe_load((KIND / "cluster.yaml").read_text())["name"]
+    registry = re.search(r"docker run .*--name (\S+)", "\n".join(UP))[1]
+    assert (f"kind delete cluster --name {cluster}", f"docker rm --force {registry}") == DOWN
