@@ -516,7 +516,9 @@ class Kube:
             socket.connect(url, header=headers, subprotocols=["v4.channel.k8s.io"])
         except websocket.WebSocketBadStatusException as cause:
             if cause.status_code == http.client.FORBIDDEN:
-                raise _forbidden("create", PODS, namespace, "portforward") from cause
+                # The first request of a WebSocket is a GET; from 1.35 on the right to create is asked for too.
+                verb = "create" if b"cannot create" in (cause.resp_body or b"") else "get"
+                raise _forbidden(verb, PODS, namespace, "portforward") from cause
             raise KubernetesError(f"pod {pod} cannot be reached: HTTP {cause.status_code}.") from cause
         except (OSError, websocket.WebSocketException) as cause:
             raise KubernetesError(f"pod {pod} cannot be reached: {type(cause).__name__}.") from cause

@@ -38,7 +38,7 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (DEPLOYMENTS, "", ("get", "list", "watch", "create", "patch", "delete")),
     (DEPLOYMENTS, "scale", ("patch",)),
     # Options hold secrets: whoever launches can write them and never read them again.
-    (SECRETS, "", ("create", "patch", "delete")),
+    (SECRETS, "", ("create", "patch")),
     (PODS, "", ("get", "list", "watch")),
     (PODS, "log", ("get",)),
     # A WebSocket to a port is a GET: older servers ask for that verb, newer ones for both.
@@ -47,6 +47,7 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (Kind("", "v1", "resourcequotas"), "", ("list",)),
     (Kind("", "v1", "persistentvolumeclaims"), "", ("get",)),
     (Kind("", "v1", "serviceaccounts"), "", ("get",)),
+    (Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews"), "", ("create",)),
     (Kind("autoscaling", "v2", "horizontalpodautoscalers"), "", ("list",)),
 )
 """The Role in images/deploy grants exactly this."""

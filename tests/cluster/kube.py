@@ -59,6 +59,8 @@ NODE = "198.18.0.2"
 PODS = "198.18.64.0/24"
 SERVICES = "198.19.0.0/16"
 
+_DEPLOY = Path(__file__).parents[2] / "images" / "deploy"
+
 START_SECONDS = 180
 """Longest wait for any step of a start [s]. All of them together take 15 to 30."""
 
@@ -283,6 +285,25 @@ class KubeCluster:
             if path.name != "log":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def restart(self, name: str) -> None:
+        """Kill one of its programs, as a crash would, and start it again; return when the API server is ready.
+
+        Args:
+            name: as in ``log``: kube-apiserver, kubelet …
+
+        Raises:
+            KubeError: another process has started the cluster.
+        """
+        if name not in self._processes:
+            raise KubeError(f"{name} was not started by this process.")
+        waiting = self._processes[name]
+        for process in psutil.Process(waiting.pid).children(recursive=True):
+            process.kill()
+        waiting.wait()
+        assert isinstance(waiting.args, list)
+        self._run(name, *waiting.args[waiting.args.index("--") + 1 :])
+        self._await_api()
+
     def import_image(self, image: Path) -> None:
         """Make an image known to the node, under the names that it has in itself.
 
@@ -305,12 +326,18 @@ class KubeCluster:
             )
 
     def tenant(self, name: str) -> Path:
-        """Create a namespace for jobs (tests/cluster/tenant.yaml); return the folder behind its claim."""
+        """Create a namespace for jobs, with the claim of tests/cluster/tenant.yaml and the roles of images/deploy.
+
+        Returns:
+            The folder behind the claim.
+        """
         volume = self._folder / "volumes" / name
         volume.mkdir(parents=True)
         volume.chmod(0o777)
         template = Path(__file__).with_name("tenant.yaml").read_text()
         self.create(template.replace("TENANT", name).replace("VOLUME", str(volume)))
+        for file in ("account.yaml", "submitter.yaml"):
+            self.create((_DEPLOY / "tenant" / file).read_text().replace("beam-jobs", name))
         return volume
 
     def remove_tenant(self, name: str) -> None:
@@ -321,12 +348,14 @@ class KubeCluster:
         def patch_all(body: dict[str, Any]) -> None:
             for job in jobs.get(namespace=name).items:
                 place = {"name": job.metadata.name, "namespace": name}
-                jobs.patch(**place, body=body, content_type="application/merge-patch+json")
+                with suppress(dynamic.exceptions.NotFoundError):
+                    jobs.patch(**place, body=body, content_type="application/merge-patch+json")
 
         no_savepoint = {"kubernetes.operator.job.savepoint-on-deletion": "false"}
         patch_all({"spec": {"flinkConfiguration": no_savepoint}})
         for job in jobs.get(namespace=name).items:
-            jobs.delete(name=job.metadata.name, namespace=name)
+            with suppress(dynamic.exceptions.NotFoundError):
+                jobs.delete(name=job.metadata.name, namespace=name)
         try:
             self.await_none(*kind, namespace=name, timeout=60)
         except TimeoutError:  # what a test broke on purpose

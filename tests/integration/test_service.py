@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import threading
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import yaml
 
 from beam_k8s import names
-from beam_k8s.errors import ConfigError, KubernetesError, NotFound, TimedOut
-from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kind, Kube
+from beam_k8s.errors import ConfigError, Forbidden, KubernetesError, NotFound, TimedOut
+from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, SECRETS, Kind, Kube
 from beam_k8s.launcher.service import KubernetesOperatorService
 from tests.cluster.count_job import COUNT
 
@@ -34,21 +36,39 @@ WHAT_A_JOB_HAS = (
 )
 
 
+def binding(namespace: str, user: str) -> dict[str, Any]:
+    """Gives a user the Role of images/deploy."""
+    group = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": user, "namespace": namespace},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "beam-k8s-submitter"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+    }
+
+
 class Place(NamedTuple):
     """Where the tests' jobs are."""
 
     namespace: str
     volume: Path
     kube: Kube
+    """Of a user who has the Role of images/deploy and no other right."""
     service: KubernetesOperatorService
+    """His too."""
+    admin: Kube
 
 
 @pytest.fixture(scope="module")
 def place(kube_cluster: KubeCluster) -> Iterator[Place]:
     namespace = f"service-{uuid.uuid4().hex[:8]}"
     volume = kube_cluster.tenant(namespace)
-    kube = Kube.connect(kubeconfig=str(kube_cluster.kubeconfig))
-    yield Place(namespace, volume, kube, KubernetesOperatorService(kube, cache=False))
+    user = f"jane-of-{namespace}"
+    kube_cluster.create(yaml.safe_dump(binding(namespace, user)))
+    admin, jane = (Kube.connect(kubeconfig=str(kube_cluster.kubeconfig), impersonate=who) for who in (None, user))
+    with KubernetesOperatorService(jane) as service:
+        yield Place(namespace, volume, jane, service, admin)
     kube_cluster.remove_tenant(namespace)
 
 
@@ -108,13 +128,14 @@ def left_of(place: Place, name: str) -> list[str]:
     return [
         f"{kind} {each['metadata']['name']}"
         for kind in WHAT_A_JOB_HAS
-        for each in place.kube.find(kind, place.namespace, labels=f"app={name}")[0]
+        for each in place.admin.find(kind, place.namespace, labels=f"app={name}")[0]
     ]
 
 
 class TestReads:
     def test_a_job_is_found_by_its_name_by_its_id_and_among_all(self, place: Place, count: JobStatus) -> None:
         service, namespace = place.service, place.namespace
+        everywhere = KubernetesOperatorService(place.admin, cache=False)
         assert count.workers == count.slots == 1
         assert (count.ours, count.suspended, count.error) == (True, False, "")
         assert len(count.flink_job_id) == 32
@@ -125,10 +146,10 @@ class TestReads:
         for found in (
             service.get_status_of_job_by_name(namespace, "count"),
             service.get_status_of_job_by_id(namespace, count.job_id),
-            service.get_status_of_job_by_id("", count.job_id),
+            everywhere.get_status_of_job_by_id("", count.job_id),
             *service.get_all_jobs(namespace),
             *service.get_all_jobs(namespace, "team in (counters, others)"),
-            *service.get_all_jobs("", f"{names.JOB_ID_LABEL}={count.job_id}"),
+            *everywhere.get_all_jobs("", f"{names.JOB_ID_LABEL}={count.job_id}"),
         ):
             assert identity(found) == identity(count)
         assert len(service.get_all_jobs(namespace)) == 1
@@ -163,8 +184,35 @@ class TestReads:
         with pytest.raises(NotFound):
             place.service.logs(place.namespace, "nobody")
 
-    def test_the_rights_of_an_administrator_suffice(self, place: Place) -> None:
+    def test_the_role_of_the_deploy_folder_has_all_verbs_and_no_others(self, place: Place) -> None:
         assert place.service.missing_verbs(place.namespace) == []
+        with pytest.raises(Forbidden, match="not allowed to list secrets in namespace"):
+            place.kube.find(SECRETS, place.namespace)
+        with pytest.raises(Forbidden, match=r"not allowed to list flinkdeployments.* in all namespaces"):
+            place.service.get_all_jobs("")
+
+    def test_flink_answers_through_the_api_server(self, place: Place, count: JobStatus) -> None:
+        flink = place.kube.flink(place.namespace, "count")
+        try:
+            assert flink.get("/jobs")["jobs"] == [{"id": count.flink_job_id, "status": "RUNNING"}]
+        finally:
+            flink._drop()
+
+
+class TestRestart:
+    def test_a_job_is_watched_and_scaled_across_a_killed_api_server(
+        self, kube_cluster: KubeCluster, place: Place, count: JobStatus
+    ) -> None:
+        """tests/integration/test_kube_client.py does the same, and more, with an API server of its own."""
+        if "BEAM_K8S_TEST_CLUSTER" in os.environ:
+            pytest.skip("the cluster is not ours to break")
+        changes = place.service.watch(place.namespace, seconds=300)
+        assert next(changes).name == "count"
+        kube_cluster.restart("kube-apiserver")
+        place.service.update_replica(place.namespace, "count", 2)
+        assert next(change for change in changes if runs(change) and change.ready_workers == 2)
+        now = place.service.update_replica(place.namespace, "count", 1)
+        assert now.flink_job_id == count.flink_job_id
 
 
 class TestWrites:
@@ -276,7 +324,7 @@ class TestWrites:
         self, place: Place, count: JobStatus
     ) -> None:
         none = {"spec": {"replicas": 0}}
-        place.kube.patch(Kind("apps", "v1", "deployments"), place.namespace, "count", none)  # no JobManager
+        place.admin.patch(Kind("apps", "v1", "deployments"), place.namespace, "count", none)  # no JobManager
         service = KubernetesOperatorService(place.kube, cache=False, patience=5)
         place.service.wait(place.namespace, "count", lambda status: status.flink_state != "RUNNING", timeout=300)
         with pytest.raises(KubernetesError, match="No savepoint can be taken") as refused:
