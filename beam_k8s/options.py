@@ -6,6 +6,7 @@ Beam collects flags from direct subclasses of PipelineOptions. No flag has a def
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -13,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-__all__ = ["FlinkK8sOptions"]
+__all__ = ["FlinkK8sOptions", "options_of_worker"]
 
 
 _HELP = {
@@ -66,3 +67,14 @@ class FlinkK8sOptions(PipelineOptions):
         )
         for name, text in _SWITCHES.items():
             parser.add_argument(f"--k8s_{name}", nargs="?", const="true", help=text)
+
+
+def options_of_worker(kind: type[PipelineOptions]) -> PipelineOptions:
+    """The pipeline's options, as the worker has them whose environment this is (``PIPELINE_OPTIONS``).
+
+    What a pickled main session has in place of its options.
+    """
+    from apache_beam.runners.worker import sdk_worker_main
+
+    given = os.environ.get("PIPELINE_OPTIONS")
+    return sdk_worker_main._parse_pipeline_options(given).view_as(kind)  # noqa: SLF001 - as the worker reads them

@@ -19,10 +19,11 @@ from beam_k8s.launcher import doctor
 from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, ForwardedFlink, Kube
+from beam_k8s.launcher.leaks import leak_errors
 from beam_k8s.launcher.oci import Registry, parse_reference
 from beam_k8s.launcher.pod_logs import of_worker
 from beam_k8s.launcher.progress import Sending, report
-from beam_k8s.launcher.staging import options_json, write_job
+from beam_k8s.launcher.staging import PIPELINE_FILE, options_json, write_job
 from beam_k8s.launcher.target import Observation
 from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY
 from beam_k8s.pods import Trouble, deaths, trouble_of_events, trouble_of_pods
@@ -187,6 +188,9 @@ class KubernetesTarget:
         base = parse_reference("--k8s_runtime_image", settings.runtime_image or "")
         repository = parse_reference("--k8s_image_repository", settings.image_repository or "")
         write_job(plan, self._scratch / "job")
+        code = [path.read_bytes() for path in (self.staged.glob("*")) if path.is_file()]
+        if errors := leak_errors(plan.harness_options, [*code, (self._scratch / "job" / PIPELINE_FILE).read_bytes()]):
+            raise ConfigError.of_all(errors)
 
         def registry(host: str) -> Registry:
             return self._registry(host) if host == repository.registry else Registry(host)

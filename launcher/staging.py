@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from apache_beam.internal import pickler
-from apache_beam.options.pipeline_options import SetupOptions
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 from apache_beam.runners.internal import names
 
 from beam_k8s.errors import ConfigError
+from beam_k8s.options import options_of_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from beam_k8s.launcher.plan import SubmitPlan
@@ -52,12 +54,23 @@ def stage(options: Any, folder: Path) -> None:
     if setup.save_main_session:
         pickler.set_library(setup.pickle_library)
         try:
-            pickler.dump_session(str(folder / names.PICKLED_MAIN_SESSION_FILE))
+            with _options_by_reference():
+                pickler.dump_session(str(folder / names.PICKLED_MAIN_SESSION_FILE))
         except Exception as cause:
             raise ConfigError(
                 f"--save_main_session: the main module cannot be pickled: {cause}",
                 hint="Move what it names into functions or a module, or leave the flag out.",
             ) from cause
+
+
+@contextmanager
+def _options_by_reference() -> Iterator[None]:
+    """Pickle PipelineOptions as those that the worker has: the same, but not in the file, for they may hold secrets."""
+    PipelineOptions.__reduce__ = lambda self: (options_of_worker, (type(self),))
+    try:
+        yield
+    finally:
+        del PipelineOptions.__reduce__
 
 
 def write_job(plan: SubmitPlan, folder: Path) -> None:
