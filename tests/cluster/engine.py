@@ -37,7 +37,8 @@ class DockerEngine:
         (self._folder / "daemon.json").write_text("{}")
         (self._folder / "pid").unlink(missing_ok=True)
         command = [
-            # Its processes and mounts end with the first of them.
+            # It ends with this process, its processes and mounts with the first of them.
+            *("setpriv", "--pdeathsig", "KILL"),
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "dockerd"),
             *(f"--config-file={self._folder}/daemon.json", f"--host={self.url}", f"--pidfile={self._folder}/pid"),
             *(f"--data-root={self._folder}/data", f"--exec-root={self._folder}/exec", "--bridge=none"),

@@ -19,7 +19,16 @@ from beam_k8s.versions import FLINK
 from tests.cluster import parts
 from tests.cluster.engine import DockerEngine
 
-__all__ = ["ENGINE", "RUNTIME_IMAGE", "load_base", "push", "runtime_context", "runtime_image"]
+__all__ = [
+    "BASE",
+    "ENGINE",
+    "RUNTIME_IMAGE",
+    "dependency_wheels",
+    "load_base",
+    "push",
+    "runtime_context",
+    "runtime_image",
+]
 
 RUNTIME_IMAGE = "beam-k8s.test/runtime:1"
 """The name that it has in its layout."""
@@ -28,19 +37,20 @@ ENGINE = parts.CACHE / "engine"
 _FILE_SYSTEMS = ("s3",)
 _ROOT = parts._REPO
 _SOURCES = _ROOT / "images" / "runtime"
-_BASE = "base:bookworm"
+BASE = "base:bookworm"
+"""The tests' base image, as the engine knows it."""
 _PIP = [sys.executable, "-m", "pip", "wheel", "--quiet"]
 
 
 def runtime_image() -> Path:
     """An OCI layout with the runtime image of this checkout; built again when anything changes that it is made of."""
-    base, wheels = parts._base(), _wheels()
+    base, wheels = parts._base(), dependency_wheels()
 
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=parts.CACHE) as scratch, DockerEngine(ENGINE) as engine:
             runtime_context(Path(scratch), wheels)
             load_base(engine)
-            command = ["build", "--quiet", "--network=host", f"--build-arg=BASE={_BASE}", "--build-arg=PIP_NO_INDEX=1"]
+            command = ["build", "--quiet", "--network=host", f"--build-arg=BASE={BASE}", "--build-arg=PIP_NO_INDEX=1"]
             env = {**os.environ, "DOCKER_BUILDKIT": "1", "PATH": f"/usr/bin:{os.environ['PATH']}"}
             subprocess.run(
                 engine.command(*command, f"--tag={RUNTIME_IMAGE}", f"{scratch}/context"),
@@ -64,8 +74,8 @@ def runtime_image() -> Path:
 
 def load_base(engine: DockerEngine) -> None:
     """Give the engine the tests' base image; at once if it has it."""
-    command = ["import", str(parts._base() / "root.tar"), _BASE]
-    if subprocess.run(engine.command("image", "inspect", _BASE), capture_output=True, check=False).returncode:
+    command = ["import", str(parts._base() / "root.tar"), BASE]
+    if subprocess.run(engine.command("image", "inspect", BASE), capture_output=True, check=False).returncode:
         subprocess.run(engine.command(*command), check=True, stdout=sys.stderr)
 
 
@@ -101,7 +111,7 @@ def push(registry: str, repository: str, tag: str = "1", *, layout: Path | None 
     return ImageReference(registry, repository, tag, entry["digest"])
 
 
-def _wheels() -> Path:
+def dependency_wheels() -> Path:
     """The wheels of all requirements, so that the build asks no index."""
     requirements = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     # redis wants it on Pythons older than 3.11.3: Debian's is, this one may not be.
