@@ -1,6 +1,6 @@
 #!/bin/sh
-# Lays out what the Dockerfile copies into the image: below /out/dependencies what pip brings, below /out/jar the runner
-# jar, below /out/ours the rest. All files get the same time, so that what has not changed is the same layer again.
+# Lays out what the Dockerfile copies into the image: below /out/dependencies what pip brings, below /out/jars the
+# runner jar and the file systems, below /out/ours the rest. All files get the same time, so that what has not changed is the same layer again.
 set -eu
 packages=usr/local/lib/python3.11/dist-packages # where Debian's Python looks by itself
 
@@ -25,13 +25,13 @@ case $1 in
   ours)
     out=/out/ours
     pip install --no-cache-dir --no-compile --no-deps --no-index --target $out/$packages wheel/*.whl
-    mkdir -p /out/jar/opt/flink/lib $out/opt/flink/bin $out/opt/beam_k8s
-    mv $out/$packages/beam_k8s/jars/*.jar /out/jar/opt/flink/lib
-    cp -r plugins $out/opt/flink
+    mkdir -p /out/jars/opt/flink/lib $out/opt/flink/bin $out/opt/beam_k8s
+    mv $out/$packages/beam_k8s/jars/*.jar /out/jars/opt/flink/lib
+    cp -r plugins /out/jars/opt/flink
     install --mode=644 log4j-memory.properties $out/opt/flink/bin
     install harness $out/opt/beam_k8s
     install docker-entrypoint.sh $out
     finish $out
-    find /out/jar -exec touch --date=@0 {} +
+    find /out/jars -exec touch --date=@0 {} +
     ;;
 esac

@@ -75,7 +75,7 @@ def tenant(kube_cluster: KubeCluster, unique: str) -> Iterator[str]:
 
 def pod_spec(image: ImageReference, *command: str) -> dict[str, Any]:
     """As those of jobs are, without the job."""
-    template = spec._pod_template({}, "none", None)["spec"]
+    template = spec._pod_template({}, "none", (), None)["spec"]
     (container,) = template["containers"]
     container |= {"image": str(image), "command": list(command), "ports": []}
     container["volumeMounts"] = [each for each in container["volumeMounts"] if each["name"] != "options"]
