@@ -24,14 +24,16 @@ def test_the_nodes_are_told_of_the_registry_that_the_readme_starts():
 
 
 def test_the_namespace_is_what_the_tests_jobs_have():
-    def objects(text):
-        found = {document["kind"]: document for document in yaml.safe_load_all(text)}
-        found.pop("PersistentVolume", None)  # kind makes its own
-        claim = found.pop("PersistentVolumeClaim")
-        return found, claim["metadata"], claim["spec"]["resources"]
+    def objects(path, namespace):
+        documents = yaml.safe_load_all((ROOT / path).read_text().replace(namespace, "team"))
+        return {document["kind"]: document for document in documents}
 
-    ours = objects((KIND / "tenant.yaml").read_text())
-    assert ours == objects((ROOT / "tests" / "cluster" / "tenant.yaml").read_text().replace("TENANT", "team"))
+    ours = objects("images/kind/tenant.yaml", "team")
+    tests = objects("tests/cluster/tenant.yaml", "TENANT")
+    claim, theirs = ours.pop("PersistentVolumeClaim"), tests["PersistentVolumeClaim"]
+    assert claim["metadata"] == theirs["metadata"]
+    account = objects("images/deploy/tenant/account.yaml", "beam-jobs")
+    assert ours == {"Namespace": tests["Namespace"], **account}
 
 
 def test_the_command_that_starts_it_runs_what_the_readme_says_and_the_other_takes_it_back():
