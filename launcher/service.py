@@ -39,7 +39,8 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (DEPLOYMENTS, "scale", ("patch",)),
     # Options hold secrets: whoever launches can write them and never read them again.
     (SECRETS, "", ("create", "patch")),
-    (PODS, "", ("get", "list", "watch")),
+    # `beam-k8s doctor` looks from a pod of its own; whoever creates FlinkDeployments can make any pod anyway.
+    (PODS, "", ("get", "list", "watch", "create", "delete")),
     (PODS, "log", ("get",)),
     # A WebSocket to a port is a GET: older servers ask for that verb, newer ones for both.
     (PODS, "portforward", ("get", "create")),
