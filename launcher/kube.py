@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import certifi
+import orjson
 import urllib3
 import websocket
 from kubernetes import client, config
@@ -265,7 +266,7 @@ class Kube:
             with (cut or Cut()).holding(response):
                 yield "OPEN", {}
                 for line in _lines(response):
-                    event = json.loads(line)
+                    event = orjson.loads(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
                         error = Conflict if status.get("code") == http.client.GONE else KubernetesError
@@ -529,7 +530,7 @@ class Kube:
     def _json(self, method: str, path: str, verb: str, kind: Kind, namespace: str, **arguments: Any) -> dict[str, Any]:
         response = self._ask(method, path, verb, kind, namespace, **arguments)
         try:
-            return dict(json.loads(response.read()))
+            return dict(orjson.loads(response.read()))
         finally:
             response.release_conn()
 
