@@ -123,8 +123,8 @@ def _job(kube: Kube, deployment: Mapping[str, Any], image: str, brokers: Sequenc
     yield from _inside(kube, checks.probe_of(deployment, image, brokers))
 
 
-def _not_looked(check: str, why: str) -> Finding:
-    return Finding(check, "warning", f"not looked at: {why}")
+def _not_looked(check: str, why: str, hint: str = "") -> Finding:
+    return Finding(check, "warning", f"not looked at: {why}", hint)
 
 
 def _scalers(kube: Kube, namespace: str) -> Iterator[Finding]:
@@ -224,7 +224,8 @@ def _inside(kube: Kube, probe: checks.Probe) -> Iterator[Finding]:
                 return
             said = list(kube.log(probe.namespace, name))
     except Forbidden as error:
-        yield _not_looked("image", f"no pod could look at image, storage and brokers: {error.message}")
+        hint = "Whoever may create, delete and read pods can look from the inside; the Role in images/deploy need not."
+        yield _not_looked("image", f"no pod could look at image, storage and brokers: {error.message}", hint)
         return
     except BeamK8sError as error:
         yield Finding("image", "wrong", f"no pod could be started: {error.message}", error.hint)
@@ -269,8 +270,14 @@ def _made(kube: Kube, kind: Kind, body: dict[str, Any]) -> Iterator[None]:
     namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
     try:
         kube.create(kind, namespace, body)
-        yield
+    except Forbidden:
+        raise  # nothing was made, and it may be forbidden to delete too
     except NotFound as cause:
         raise BeamK8sError(f"namespace {namespace} is not there: {cause.message}") from cause
+    except BaseException:  # the answer may have got lost
+        kube.delete(kind, namespace, name)
+        raise
+    try:
+        yield
     finally:
         kube.delete(kind, namespace, name)

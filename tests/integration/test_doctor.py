@@ -161,6 +161,20 @@ class TestFromTheOutside:
             assert right in message
         assert found["operator"][0] == found["image"][0] == "warning"
 
+    def test_a_user_with_the_role_of_images_deploy_can_launch_and_learns_what_he_cannot_know(
+        self, patient: Doctor
+    ) -> None:
+        group = "rbac.authorization.k8s.io"
+        body = {
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "beam-k8s-submitter"},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": "dev"}],
+        }
+        patient.create(Kind(group, "v1", "rolebindings"), "dev", body)
+        found = patient.finds("--as=dev")
+        assert not [check for check, (state, _) in found.items() if state == "wrong"]
+        assert {check for check, (state, _) in found.items() if state == "warning"} == {"versions", "image"}
+        assert "not allowed to create pods" in found["image"][1]
+
     def test_two_scalers(self, patient: Doctor) -> None:
         scaler = {"scaleTargetRef": {"apiVersion": "flink.apache.org/v1beta1", "kind": "FlinkDeployment", "name": "a"}}
         patient.create(doctor.AUTOSCALERS, "mine", {"spec": {**scaler, "maxReplicas": 2}})
