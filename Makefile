@@ -5,17 +5,19 @@ BIN := .venv/bin
 JAR := beam_k8s/jars/beam-k8s-runner.jar
 RUNNER_SOURCES := $(shell find images/runner -path '*/target' -prune -o -type f -print 2>/dev/null)
 
-.PHONY: demo test test-cluster cluster-up cluster-down soak lint jar wheel runtime-context setup check clean
+.PHONY: demo test test-desk test-cluster cluster-up cluster-down soak lint jar wheel runtime-context setup check clean
 
 demo: setup $(JAR) ## two Kafka topics -> Beam Python on Flink -> a third topic, all real, on this machine
 	$(BIN)/python -m tests.cluster.demo
 
-test: setup $(JAR) lint ## all tests
+test: test-desk test-cluster ## all tests
+
+test-desk: setup $(JAR) lint ## all but those that need Kubernetes
 	$(BIN)/pytest -m 'not slow and not cluster' $(PYTEST_ARGS)
 
-test-cluster: setup $(JAR) ## those that need Kubernetes: root on Debian; tests/cluster/README.md
+test-cluster: setup $(JAR) ## those: as root on Debian; tests/cluster/README.md
 	$(BIN)/python -m tests.cluster.kube build
-	$(BIN)/pytest -m cluster $(PYTEST_ARGS)
+	$(BIN)/pytest -m 'cluster and not slow' $(PYTEST_ARGS)
 
 cluster-up: setup ## Kubernetes and Flink's operator on this machine, to try things by hand
 	$(BIN)/python -m tests.cluster.kube up

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-__all__ = ["FlinkK8sOptions", "options_of_worker"]
+__all__ = ["OPTIONS_HERE", "FlinkK8sOptions", "options_of_worker"]
 
 
 _HELP = {
@@ -69,11 +69,21 @@ class FlinkK8sOptions(PipelineOptions):
             parser.add_argument(f"--k8s_{name}", nargs="?", const="true", help=text)
 
 
-def options_of_worker(kind: type[PipelineOptions]) -> PipelineOptions:
+OPTIONS_HERE: dict[int, PipelineOptions] = {}
+"""Options that this process pickled by reference, by number: unpickled here they are the same objects."""
+
+
+def options_of_worker(kind: type[PipelineOptions], number: int) -> PipelineOptions:
     """The pipeline's options, as the worker has them whose environment this is (``PIPELINE_OPTIONS``).
 
     What a pickled main session has in place of its options.
+
+    Args:
+        kind: class of the options.
+        number: of the object, in the process that has pickled it.
     """
+    if number in OPTIONS_HERE:
+        return OPTIONS_HERE[number]
     from apache_beam.runners.worker import sdk_worker_main
 
     given = os.environ.get("PIPELINE_OPTIONS")

@@ -25,10 +25,10 @@ import urllib3
 import websocket
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
-from kubernetes.stream.ws_client import PortForward
 
-from beam_k8s.errors import BeamK8sError, Conflict, FlinkError, Forbidden, KubernetesError, NotFound
-from beam_k8s.launcher.flink_rest import FlinkRest, RestError
+from beam_k8s.errors import BeamK8sError, Conflict, Forbidden, KubernetesError, NotFound
+from beam_k8s.launcher.flink_rest import FlinkRest
+from beam_k8s.launcher.port_forward import REST_PORT, ForwardedFlink, PodPort
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["DEPLOYMENTS", "EVENTS", "FIELD_MANAGER", "PODS", "SECRETS", "Cut", "Kind", "Kube"]
 
 FIELD_MANAGER = "beam-k8s"
-REST_PORT = 8081
 
 _IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _REQUEST_SECONDS = 30.0
@@ -494,10 +493,17 @@ class Kube:
         """
         if self._in_pod:
             return FlinkRest(f"http://{name}-rest.{namespace}:{REST_PORT}", timeout=10)
-        return ForwardedFlink(self, namespace, name)
+        return ForwardedFlink(name, lambda: self.forward(namespace, self._job_manager(namespace, name), REST_PORT))
 
-    def forward(self, namespace: str, pod: str, port: int) -> Any:
-        """A socket that is connected to a pod's port.
+    def _job_manager(self, namespace: str, name: str) -> str:
+        pods, _ = self.find(PODS, namespace, labels=f"app={name},component=jobmanager")
+        for pod in pods:
+            if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
+                return str(pod["metadata"]["name"])
+        raise KubernetesError(f"no JobManager of {name} runs in {namespace}.")
+
+    def forward(self, namespace: str, pod: str, port: int) -> PodPort:
+        """A connection to a pod's port.
 
         Raises:
             KubernetesError: it cannot be connected.
@@ -523,7 +529,7 @@ class Kube:
             raise KubernetesError(f"pod {pod} cannot be reached: HTTP {cause.status_code}.") from cause
         except (OSError, websocket.WebSocketException) as cause:
             raise KubernetesError(f"pod {pod} cannot be reached: {type(cause).__name__}.") from cause
-        return PortForward(socket, [port]).socket(port)
+        return PodPort(socket)
 
     # How it is asked
 
@@ -605,61 +611,6 @@ class Kube:
             f"the API server {self.server} does not answer: {type(cause).__name__}.",
             hint="Check the cluster, the kubeconfig and its context.",
         )
-
-
-class ForwardedFlink:
-    """Flink's REST endpoint through the API server; the connection is kept, and made anew when its pod is another."""
-
-    def __init__(self, kube: Kube, namespace: str, name: str) -> None:
-        self._kube, self._namespace, self._name = kube, namespace, name
-        self._connection: http.client.HTTPConnection | None = None
-        self._lock = threading.Lock()
-
-    def get(self, path: str) -> Any:
-        """See FlinkReads."""
-        with self._lock:
-            kept = self._connection is not None
-            try:
-                return self._get(path)
-            except (OSError, http.client.HTTPException) as cause:
-                self.close()
-                if not kept:
-                    raise FlinkError(f"Flink of {self._name} does not answer: {type(cause).__name__}.") from cause
-            except KubernetesError as cause:
-                raise FlinkError(f"no way to Flink of {self._name}: {cause.message}", hint=cause.hint) from cause
-            try:
-                return self._get(path)
-            except (OSError, http.client.HTTPException, KubernetesError) as cause:
-                self.close()
-                raise FlinkError(f"Flink of {self._name} does not answer: {type(cause).__name__}.") from cause
-
-    def _get(self, path: str) -> Any:
-        if self._connection is None:
-            socket = self._kube.forward(self._namespace, self._pod(), REST_PORT)
-            socket.settimeout(10)
-            self._connection = http.client.HTTPConnection("localhost", REST_PORT)
-            self._connection.sock = socket
-        self._connection.request("GET", path)
-        response = self._connection.getresponse()
-        content = response.read()
-        if response.will_close:
-            self.close()
-        if response.status >= http.client.BAD_REQUEST:
-            raise RestError(f"Flink refused GET {path}: HTTP {response.status}", response.status)
-        return json.loads(content)
-
-    def _pod(self) -> str:
-        pods, _ = self._kube.find(PODS, self._namespace, labels=f"app={self._name},component=jobmanager")
-        for pod in pods:
-            if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
-                return str(pod["metadata"]["name"])
-        raise KubernetesError(f"no JobManager of {self._name} runs in {self._namespace}.")
-
-    def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.sock is not None:
-            connection.sock.close()
 
 
 def _jitter(seconds: float) -> float:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, ImageError, Kub
 from beam_k8s.launcher import doctor
 from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, ForwardedFlink, Kube
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
 from beam_k8s.launcher.leaks import leak_errors
 from beam_k8s.launcher.oci import Registry, parse_reference
 from beam_k8s.launcher.pod_logs import of_worker
+from beam_k8s.launcher.port_forward import ForwardedFlink
 from beam_k8s.launcher.progress import Sending, report
 from beam_k8s.launcher.staging import PIPELINE_FILE, options_json, write_job
 from beam_k8s.launcher.target import Observation
@@ -59,30 +61,46 @@ class KubernetesTarget:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._kube = Kube.connect(
-            kubeconfig=settings.kubeconfig,
-            context=settings.context,
-            namespace=settings.namespace,
-            impersonate=settings.impersonate,
-        )
-        self._namespace = self._kube.namespace
         self._job_id = settings.job_id or secrets.token_hex(16)
         self._scratch: Path | None = None
         self._began = time.monotonic()
 
+    @cached_property
+    def _kube(self) -> Kube:
+        """Connected when it is first needed: building an image needs no cluster."""
+        return Kube.connect(
+            kubeconfig=self._settings.kubeconfig,
+            context=self._settings.context,
+            namespace=self._settings.namespace,
+            impersonate=self._settings.impersonate,
+        )
+
+    @property
+    def _namespace(self) -> str:
+        return self._kube.namespace
+
     def preflight(self) -> list[BeamK8sError]:
         """See Target."""
+        return [*self._image_errors(), *([] if self._settings.build_only else self._cluster_errors())]
+
+    def _image_errors(self) -> list[BeamK8sError]:
         errors: list[BeamK8sError] = []
-        try:
-            errors += doctor.preflight(self._kube, self.draft().deployment.document())
-        except BeamK8sError as error:
-            errors.append(error)
         for name in ("image", "image_repository", "runtime_image"):
             if (given := getattr(self._settings, name)) is not None:
                 try:
                     parse_reference(f"--k8s_{name}", given)
-                except BeamK8sError as error:
+                except ConfigError as error:
                     errors.append(error)
+        return errors
+
+    def _cluster_errors(self) -> list[BeamK8sError]:
+        errors: list[BeamK8sError] = []
+        try:
+            errors += doctor.preflight(self._kube, self.draft().deployment.document())
+        except ConfigError as error:
+            errors.append(error)
+        except KubernetesError as error:  # nothing else would be answered either
+            return [error]
         try:
             self._check_name()
         except BeamK8sError as error:

@@ -6,9 +6,15 @@ become layers of the job's image (``image``), so what changes rarely stands apar
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apache_beam.internal import pickler
@@ -16,11 +22,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 from apache_beam.runners.internal import names
 
 from beam_k8s.errors import ConfigError
-from beam_k8s.options import options_of_worker
+from beam_k8s.options import OPTIONS_HERE, options_of_worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from beam_k8s.launcher.plan import SubmitPlan
 
@@ -28,6 +33,10 @@ __all__ = ["IMPORT_PATH", "PIPELINE_FILE", "TRANSLATOR_FILE", "options_json", "s
 
 PIPELINE_FILE = "pipeline.pb"
 TRANSLATOR_FILE = "translator.json"
+
+_PINNED = re.compile(r"[\w.-]+(\[[\w.,\s-]*\])?\s*==\s*[^*\s;]+(\s*;.*)?")
+_KEPT = 8
+"""Installed requirements files, of which the newest are kept."""
 
 IMPORT_PATH = ("packages", "requirements")
 """Folders of what pip installed, as they follow on the worker's import path: the user's own packages come first."""
@@ -45,7 +54,7 @@ def stage(options: Any, folder: Path) -> None:
     """
     setup = options.view_as(SetupOptions)
     if setup.requirements_file:
-        _pip_install(["-r", setup.requirements_file], folder / "requirements")
+        _install_requirements(Path(setup.requirements_file), folder / "requirements")
     packages = list(setup.extra_packages or [])
     if setup.setup_file:
         packages.append(setup.setup_file.removesuffix("setup.py") or ".")
@@ -66,11 +75,18 @@ def stage(options: Any, folder: Path) -> None:
 @contextmanager
 def _options_by_reference() -> Iterator[None]:
     """Pickle PipelineOptions as those that the worker has: the same, but not in the file, for they may hold secrets."""
-    PipelineOptions.__reduce__ = lambda self: (options_of_worker, (type(self),))
+
+    def reduce(self: PipelineOptions) -> tuple[Any, ...]:
+        number = next((key for key, known in OPTIONS_HERE.items() if known is self), len(OPTIONS_HERE))
+        OPTIONS_HERE[number] = self
+        return options_of_worker, (type(self), number)
+
+    PipelineOptions.__reduce__ = reduce
     try:
         yield
     finally:
         del PipelineOptions.__reduce__
+        OPTIONS_HERE.clear()  # Beam has loaded the session again by now
 
 
 def write_job(plan: SubmitPlan, folder: Path) -> None:
@@ -90,6 +106,30 @@ def options_json(options: Mapping[str, Any]) -> str:
     from google.protobuf import json_format
 
     return str(json_format.MessageToJson(JobServiceHandle.encode_pipeline_options(dict(options)), sort_keys=True))
+
+
+def _install_requirements(file: Path, target: Path) -> None:
+    """Install a requirements file; where all of it is pinned, from what the same file has given here before."""
+    text = file.read_text() if file.is_file() else ""
+    if not _is_pinned(text):
+        _pip_install(["-r", str(file)], target)
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "beam_k8s" / "requirements"
+    known = cache / hashlib.sha256(f"{sys.version}\0{text}".encode()).hexdigest()[:16]
+    if not known.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".") as fresh:
+            _pip_install(["-r", str(file)], Path(fresh) / "installed")
+            with suppress(OSError):  # somebody else was faster
+                (Path(fresh) / "installed").rename(known)
+        for old in sorted(cache.glob("[!.]*"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(known, target, symlinks=True)
+
+
+def _is_pinned(requirements: str) -> bool:
+    lines = [line.partition("#")[0].strip() for line in requirements.splitlines()]
+    return any(lines) and all(_PINNED.fullmatch(line) for line in lines if line)
 
 
 def _pip_install(what: list[str], target: Path) -> None:
