@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from beam_k8s.errors import BeamK8sError, Forbidden, KubernetesError
 from beam_k8s.flink_conf import is_secret
 from beam_k8s.names import JOB_SELECTOR
-from beam_k8s.spec import FLINK_USER
+from beam_k8s.spec import CONTAINER_SECURITY, POD_SECURITY
 from beam_k8s.versions import BEAM, FLINK, OPERATORS
 
 if TYPE_CHECKING:
@@ -437,14 +437,7 @@ def probe_pod(probe: Probe, name: str) -> dict[str, Any]:
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 0,
             "serviceAccountName": probe.service_account,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": FLINK_USER,
-                "runAsGroup": FLINK_USER,
-                "fsGroup": FLINK_USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": POD_SECURITY,
             "containers": [
                 {
                     "name": "probe",
@@ -455,11 +448,7 @@ def probe_pod(probe: Probe, name: str) -> dict[str, Any]:
                         "requests": {"cpu": "100m", "memory": "256Mi"},
                         "limits": {"cpu": "1", "memory": "768Mi"},
                     },
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
+                    "securityContext": CONTAINER_SECURITY,
                     "volumeMounts": mounts,
                 }
             ],

@@ -58,6 +58,22 @@ MAIN_CONTAINER = "flink-main-container"
 FLINK_USER = 9999
 """User and group of Flink's images."""
 
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": FLINK_USER,
+    "runAsGroup": FLINK_USER,
+    "fsGroup": FLINK_USER,
+    # Else each start changes the owner of every file of the claim.
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""Of every pod of ours: with the containers', what the ``restricted`` Pod Security Standard asks for."""
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
 _MEMORY = {"standard": 4096, "highmem": 6656, "highcpu": 1024}
 """MiB of a worker a vCPU: Google's n1 types (3.75, 6.5 and 0.9 GB), as the original system rounds them."""
 _SMALLEST_POD = 2048
@@ -224,23 +240,11 @@ def _pod_template(
             # Else each pod gets a dozen variables for each of the namespace's services: ten thousand jobs' too many.
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": _GRACE_SECONDS,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": FLINK_USER,
-                "runAsGroup": FLINK_USER,
-                "fsGroup": FLINK_USER,
-                # Else each start changes the owner of every file of the claim.
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": POD_SECURITY,
             "containers": [
                 {
                     "name": MAIN_CONTAINER,
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
+                    "securityContext": CONTAINER_SECURITY,
                     # The TaskManager hands its environment on to the Python harness.
                     "env": [
                         # Of the first process: what `kubectl logs` shows.
