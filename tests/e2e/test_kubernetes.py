@@ -383,6 +383,41 @@ SMALL = """
 """
 
 
+COUNTED = """
+    import sys
+    import apache_beam as beam
+    import beam_k8s
+    from apache_beam.metrics import Metrics
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    class Odd(beam.DoFn):
+        def process(self, number):
+            Metrics.counter("numbers", "odd").inc(number % 2)
+            yield number
+
+    if __name__ == "__main__":
+        pipeline = beam.Pipeline(options=PipelineOptions(sys.argv[1:], save_main_session=True))
+        pipeline | beam.Create(range(101)) | beam.Reshuffle() | beam.ParDo(Odd())
+        result = pipeline.run()
+        result.wait_until_finish()
+        print({str(each.key.metric): each.committed for each in result.metrics().query()["counters"]})
+"""
+
+
+def test_a_batch_job_is_done_tells_its_metrics_and_leaves_its_name_to_the_next(submitter, script, unique):
+    path = script(COUNTED)
+    launch = submitter.launch(path, unique, "--num_workers=2")
+    assert launch.wait(600) == 0, launch.output
+    assert re.search(r"\{'MetricName\(namespace=numbers, name=odd\)': 50\}", launch.output), launch.output
+    first = submitter.status(unique)
+    with submitter.service as service:
+        status = service.submit_job(submitter.tenant.name, [str(path), *submitter.flags(unique), "--num_workers=2"])
+        assert (status.name, status.ours) == (unique, True)
+        assert status.job_id != first.job_id
+        done = service.wait(submitter.tenant.name, unique, lambda it: it.state == "DONE", timeout=240)
+        assert done.image == first.image  # nothing has changed: nothing was built
+
+
 def quota(submitter):
     hard = {"spec": {"hard": {"requests.memory": "3Gi", "limits.memory": "3Gi"}}}
     body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, **hard}
