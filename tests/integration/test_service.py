@@ -196,7 +196,7 @@ class TestReads:
         try:
             assert flink.get("/jobs")["jobs"] == [{"id": count.flink_job_id, "status": "RUNNING"}]
         finally:
-            flink._drop()
+            flink.close()
 
 
 class TestRestart:
