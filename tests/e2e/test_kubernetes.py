@@ -400,8 +400,8 @@ COUNTED = """
         pipeline | beam.Create(range(101)) | beam.Reshuffle() | beam.ParDo(Odd())
         result = pipeline.run()
         result.wait_until_finish()
-        (odd,) = result.metrics().query(beam.metrics.MetricsFilter().with_name("odd"))["counters"]
-        print("odd numbers:", odd.committed)
+        for odd in result.metrics().query(beam.metrics.MetricsFilter().with_name("odd"))["counters"]:
+            print("odd numbers:", odd.committed)
 """
 
 
