@@ -224,7 +224,7 @@ def _inside(kube: Kube, probe: checks.Probe) -> Iterator[Finding]:
                 return
             said = list(kube.log(probe.namespace, name))
     except Forbidden as error:
-        hint = "Whoever may create, delete and read pods can look from the inside; the Role in images/deploy need not."
+        hint = "Whoever may create, delete and read pods can look from the inside, as with the Role in images/deploy."
         yield _not_looked("image", f"no pod could look at image, storage and brokers: {error.message}", hint)
         return
     except BeamK8sError as error:
