@@ -32,7 +32,7 @@ import yaml
 from kubernetes import client, config, dynamic
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from tests.cluster import parts
+from tests.cluster import parts, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -667,6 +667,7 @@ def _do(arguments: argparse.Namespace) -> int:
         parts.install_packages()
         parts.hyperkube()
         parts.image_store()
+        runtime.runtime_image()
     elif arguments.verb == "down":
         cluster.take_over()
         cluster.stop()

@@ -415,8 +415,7 @@ def test_a_batch_job_is_done_tells_its_metrics_and_leaves_its_name_to_the_next(s
         status = service.submit_job(submitter.tenant.name, [str(path), *submitter.flags(unique), "--num_workers=2"])
         assert (status.name, status.ours) == (unique, True)
         assert status.job_id != first.job_id
-        done = service.wait(submitter.tenant.name, unique, lambda it: it.state == "DONE", timeout=240)
-        assert done.image == first.image  # nothing has changed: nothing was built
+        service.wait(submitter.tenant.name, unique, lambda it: it.state == "DONE", timeout=240)
 
 
 def quota(submitter):
