@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from beam_k8s.errors import BeamK8sError, Forbidden, KubernetesError
 from beam_k8s.flink_conf import is_secret
-from beam_k8s.names import JOB_SELECTOR
 from beam_k8s.spec import CONTAINER_SECURITY, POD_SECURITY
+from beam_k8s.status import is_ours
 from beam_k8s.versions import BEAM, FLINK, OPERATORS
 
 if TYPE_CHECKING:
@@ -253,11 +253,7 @@ def scaler_errors(
         deployments: FlinkDeployments of a namespace.
         autoscalers: its HorizontalPodAutoscalers.
     """
-    ours = {
-        deployment["metadata"]["name"]: deployment
-        for deployment in deployments
-        if JOB_SELECTOR.items() <= (deployment["metadata"].get("labels") or {}).items()
-    }
+    ours = {deployment["metadata"]["name"]: deployment for deployment in deployments if is_ours(deployment)}
     errors: list[BeamK8sError] = []
     for autoscaler in autoscalers:
         target = autoscaler["spec"]["scaleTargetRef"]

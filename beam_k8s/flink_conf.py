@@ -30,6 +30,9 @@ _SECRET = re.compile(
 )
 
 
+SAVEPOINT_ON_DELETION = "kubernetes.operator.job.savepoint-on-deletion"
+
+
 def is_secret(key: str) -> bool:
     """Whether a Flink setting holds a secret.
 
@@ -238,7 +241,7 @@ def kubernetes_conf(settings: Settings, folder: str, memory: TaskManagerMemory) 
         conf |= reactive_conf(resource_wait=None)
         # A deleted job can be started again where it stopped. The operator deletes it only once the savepoint is taken,
         # so one that cannot run must be told otherwise first.
-        conf["kubernetes.operator.job.savepoint-on-deletion"] = "true"
+        conf[SAVEPOINT_ON_DELETION] = "true"
     return conf
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Trouble", "deaths", "trouble_of_events", "trouble_of_pods"]
+__all__ = ["Trouble", "deaths", "event_time", "is_made_for", "trouble_of_events", "trouble_of_pods"]
 
 
 _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
@@ -16,6 +18,8 @@ _PULL_FINAL = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrImageNeverP
 """The kubelet has tried more than once, or will never succeed."""
 _CRASHES = 3
 """Restarts of a container that never came up, after which it will not."""
+_HASH = "[bcdfghjklmnpqrstvwxz2456789]"
+"""Letters of the names that Kubernetes makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +68,32 @@ def _of_pod(pod: Mapping[str, Any]) -> Trouble | None:
     return None
 
 
-def trouble_of_events(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
+def is_made_for(job: str, name: str) -> bool:
+    """Whether Kubernetes made a ReplicaSet or a pod of this name for a job; not for another whose name begins so."""
+    return re.fullmatch(rf"{job}(-taskmanager)?-{_HASH}{{5,10}}(-{_HASH}{{5}})?", name) is not None
+
+
+def event_time(event: Mapping[str, Any]) -> float:
+    """When an event of core/v1 was last seen, in seconds since 1970; 0: unknown."""
+    when = (event.get("series") or {}).get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+    return datetime.fromisoformat(when).timestamp() if when else 0.0
+
+
+def trouble_of_events(events: Iterable[Mapping[str, Any]], job: str, created: str) -> Trouble | None:
     """What keeps a job's pods from being made at all, which only events tell; None if nothing does.
 
     Args:
-        events: of the namespace, of reason ``FailedCreate``, of the job's objects.
+        events: of the namespace, of reason ``FailedCreate``.
+        job: its name.
+        created: when its FlinkDeployment was (RFC 3339): events outlive a job of the same name before it.
     """
-    newest = max(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", default=None)
+    since = datetime.fromisoformat(created).timestamp()
+    mine = [
+        event
+        for event in events
+        if is_made_for(job, event["involvedObject"].get("name", "")) and event_time(event) >= since
+    ]
+    newest = max(mine, key=event_time, default=None)
     if newest is None:
         return None
     message = newest.get("message") or ""

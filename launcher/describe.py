@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s.errors import FlinkError, Forbidden
 from beam_k8s.launcher import flink_rest
 from beam_k8s.launcher.kube import EVENTS, PODS
+from beam_k8s.pods import event_time, is_made_for
 from beam_k8s.status import JobStatus, job_status
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Description", "Event", "Pod", "describe", "event_of", "pod_of"]
 
 _LAST_EVENTS = 15
-_HASH = "[bcdfghjklmnpqrstvwxz2456789]"
-"""Letters of the names that Kubernetes makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +128,9 @@ def _reason(status: Mapping[str, Any], containers: list[dict[str, Any]]) -> str:
 def event_of(event: Mapping[str, Any]) -> Event:
     """An event of core/v1, the API's own JSON."""
     series = event.get("series") or {}
-    when = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
     about = event["involvedObject"]
     return Event(
-        at=datetime.fromisoformat(when).timestamp() if when else 0.0,
+        at=event_time(event),
         kind=event.get("type") or "",
         about=f"{about.get('kind', '').lower()}/{about.get('name', '')}",
         reason=event.get("reason") or "",
@@ -145,14 +141,13 @@ def event_of(event: Mapping[str, Any]) -> Event:
 
 def _events(kube: Kube, namespace: str, name: str) -> tuple[Event, ...]:
     """The last events of the FlinkDeployment and of what Kubernetes made for it; none if the user may not read them."""
-    made = re.compile(rf"{name}(-taskmanager)?-{_HASH}{{5,10}}(-{_HASH}{{5}})?")
     found: list[Event] = []
     try:
         for kind in ("FlinkDeployment", "ReplicaSet", "Pod"):
             events, _ = kube.find(EVENTS, namespace, fields=f"involvedObject.kind={kind}")
             for event in events:
                 about = event["involvedObject"].get("name", "")
-                if about == name if kind == "FlinkDeployment" else made.fullmatch(about):
+                if about == name if kind == "FlinkDeployment" else is_made_for(name, about):
                     found.append(event_of(event))
     except Forbidden:
         return ()

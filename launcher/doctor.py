@@ -17,7 +17,7 @@ from beam_k8s import checks
 from beam_k8s.checks import Finding
 from beam_k8s.errors import BeamK8sError, Forbidden, NotFound
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, SECRETS, Kind
-from beam_k8s.launcher.service import NEEDED
+from beam_k8s.launcher.service import missing_verbs
 from beam_k8s.pods import trouble_of_pods
 
 if TYPE_CHECKING:
@@ -142,13 +142,7 @@ def _scalers(kube: Kube, namespace: str) -> Iterator[Finding]:
 
 def _rights_error(kube: Kube, namespace: str, kinds: set[Kind] | None = None) -> BeamK8sError | None:
     """What the user may not do of all that is ever done, or of that with some kinds of objects."""
-    missing = [
-        f"{verb} {kind}/{subresource}" if subresource else f"{verb} {kind}"
-        for kind, subresource, verbs in NEEDED
-        for verb in verbs
-        if (kinds is None or kind in kinds) and not kube.may(verb, kind, namespace, subresource=subresource)
-    ]
-    return checks.rights_error(namespace, missing)
+    return checks.rights_error(namespace, missing_verbs(kube, namespace, kinds))
 
 
 def _account_error(kube: Kube, needs: checks.Needs) -> BeamK8sError | None:

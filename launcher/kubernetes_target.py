@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, ImageError, KubernetesError, NotFound
+from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import doctor
 from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
 from beam_k8s.launcher.leaks import leak_errors
 from beam_k8s.launcher.oci import Registry, parse_reference
-from beam_k8s.launcher.pod_logs import of_worker
+from beam_k8s.launcher.pod_logs import is_later, of_worker
 from beam_k8s.launcher.port_forward import ForwardedFlink
 from beam_k8s.launcher.progress import Sending, report
+from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.launcher.staging import PIPELINE_FILE, options_json, write_job
 from beam_k8s.launcher.target import Observation
 from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY
@@ -321,7 +323,7 @@ class KubernetesTarget:
 def _remove(kube: Kube, namespace: str, name: str, uid: str) -> None:
     """Remove a job that does not run, without a savepoint, and wait until its FlinkDeployment is gone."""
     with suppress(NotFound, Conflict):
-        conf = {"kubernetes.operator.job.savepoint-on-deletion": "false"}
+        conf = {SAVEPOINT_ON_DELETION: "false"}
         kube.patch(DEPLOYMENTS, namespace, name, {"spec": {"flinkConfiguration": conf}})
         kube.delete(DEPLOYMENTS, namespace, name, uid=uid)
     until = time.monotonic() + _GONE_SECONDS
@@ -354,6 +356,7 @@ class KubernetesJob:
         self.namespace = namespace
         self.logs = PodLogs(kube, namespace, job_id)
         self._kube = kube
+        self._service = KubernetesOperatorService(kube, cache=False)
         self._settings = settings
         self._uid = uid
         self._labels = f"{JOB_ID_LABEL}={job_id}"
@@ -411,7 +414,7 @@ class KubernetesJob:
                 "Check that the operator runs and watches the namespace: beam-k8s doctor",
             )
         else:
-            trouble = self._trouble() or Trouble(status.reason)
+            trouble = self._trouble(status.created) or Trouble(status.reason)
         if not trouble.final and waited <= self._settings.start_timeout:
             return Observation("STARTING", trouble.message)
         message = "\n  ".join(filter(None, (trouble.message, trouble.hint)))
@@ -424,19 +427,13 @@ class KubernetesJob:
         self._final = Observation("FAILED", message)
         return self._final
 
-    def _trouble(self) -> Trouble | None:
+    def _trouble(self, created: str) -> Trouble | None:
         with suppress(KubernetesError):
             pods, _ = self._kube.find(PODS, self.namespace, labels=self._labels)
             if trouble := trouble_of_pods(pods):
                 return trouble
             events, _ = self._kube.find(EVENTS, self.namespace, fields="reason=FailedCreate")
-            mine = [
-                event
-                for event in events
-                if event["involvedObject"].get("name", "").startswith(f"{self.name}-")
-                or event["involvedObject"].get("name") == self.name
-            ]
-            return trouble_of_events(mine)
+            return trouble_of_events(events, self.name, created)
         return None
 
     def _look_at_pods(self) -> None:
@@ -484,17 +481,12 @@ class KubernetesJob:
 
     def scale(self, workers: int) -> None:
         """See Job."""
-        from beam_k8s.launcher.service import KubernetesOperatorService
-
-        KubernetesOperatorService(self._kube, cache=False).update_replica(self.namespace, self.name, workers)
+        self._service.update_replica(self.namespace, self.name, workers)
 
     def stop(self) -> None:
         """See Job. A streaming job that runs leaves a savepoint."""
-        from beam_k8s.launcher.service import KubernetesOperatorService
-
-        service = KubernetesOperatorService(self._kube, cache=False)
         try:
-            last = service.delete_job_by_name(self.namespace, self.name, savepoint=self._settings.streaming)
+            last = self._service.delete_job_by_name(self.namespace, self.name, savepoint=self._settings.streaming)
         except NotFound:
             return
         if last.savepoint:
@@ -542,7 +534,7 @@ class PodLogs:
         with suppress(KubernetesError, NotFound):
             for stamped in self._kube.log(self._namespace, pod, since_time=last or None, timestamps=True):
                 stamp, _, line = stamped.partition(" ")
-                if _order(stamp) <= _order(last):
+                if not is_later(stamp, last):
                     continue
                 self._seen[pod] = stamp
                 if (own := of_worker(line)) is not None:
@@ -550,8 +542,3 @@ class PodLogs:
                     if own.startswith(OUT_OF_MEMORY):
                         self.out_of_memory = f"a Python worker of pod {pod} {own}"
         return lines
-
-
-def _order(stamp: str) -> str:
-    """A time of one clock, as text that sorts: its fraction has as many digits as it needs."""
-    return stamp.partition("+")[0].removesuffix("Z")

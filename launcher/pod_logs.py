@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.kube import Kube
 
-__all__ = ["Wanted", "of_worker", "of_workers", "read"]
+__all__ = ["Wanted", "is_later", "of_worker", "of_workers", "read"]
 
 _WORKER = re.compile(re.escape(WORKER_LINE).replace(re.escape("{pid}"), r"\d+"))
 _BUFFER = 1000
@@ -43,6 +43,11 @@ def of_worker(line: str) -> str | None:
     """What a Python worker wrote, of a line of its TaskManager's; None if Flink wrote it."""
     mark = _WORKER.match(line)
     return line[mark.end() :] if mark else None
+
+
+def is_later(stamp: str, last: str) -> bool:
+    """Whether a line's time is after another's, of one clock; the fractions have as many digits as they need."""
+    return stamp.partition("+")[0].removesuffix("Z") > last.partition("+")[0].removesuffix("Z")
 
 
 def of_workers(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -163,7 +168,7 @@ class _Following:
                     **chosen,
                 ):
                     stamp, _, text = line.partition(" ")
-                    if stamp > last:  # the server counts from the beginning of the second
+                    if is_later(stamp, last):  # the server counts from the beginning of the second
                         self._put((pod, text))
                         tail, last = None, stamp
                 if ending or not self._cut.done:  # all is read, or the container has ended

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, JobFailed, KubernetesError, NotFound, TimedOut
+from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kind
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.kube import Kube
 
-__all__ = ["NEEDED", "KubernetesOperatorService"]
+__all__ = ["NEEDED", "KubernetesOperatorService", "missing_verbs"]
 
 NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     # What, subresource, verbs: all that this package ever asks of the API server, but for reviews of its own rights.
@@ -54,7 +55,6 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
 """The Role in images/deploy grants exactly this."""
 
 _OURS = ",".join(f"{key}={value}" for key, value in JOB_SELECTOR.items())
-_SAVEPOINT_ON_DELETION = "kubernetes.operator.job.savepoint-on-deletion"
 _GRACE_SECONDS = 60
 """For so long the operator tries a savepoint again before it says that it failed."""
 _QUIET_SECONDS = 2.0
@@ -64,6 +64,16 @@ _SUBMIT_SECONDS = 1800
 _ERRORS: Mapping[int, type[BeamK8sError]] = {
     kind.exit_code: kind for kind in (BeamK8sError, ConfigError, JobFailed, NotFound, TimedOut)
 }
+
+
+def missing_verbs(kube: Kube, namespace: str, kinds: set[Kind] | None = None) -> list[str]:
+    """What the user may not do of all that is ever done, or of that with some kinds of objects: ``VERB RESOURCE``."""
+    return [
+        f"{verb} {kind}/{subresource}" if subresource else f"{verb} {kind}"
+        for kind, subresource, verbs in NEEDED
+        for verb in verbs
+        if (kinds is None or kind in kinds) and not kube.may(verb, kind, namespace, subresource=subresource)
+    ]
 
 
 class KubernetesOperatorService:
@@ -214,12 +224,7 @@ class KubernetesOperatorService:
 
     def missing_verbs(self, namespace: str) -> list[str]:
         """What the user may not do of all that this package does, each as ``VERB RESOURCE``; empty: all is well."""
-        return [
-            f"{verb} {kind}/{subresource}" if subresource else f"{verb} {kind}"
-            for kind, subresource, verbs in NEEDED
-            for verb in verbs
-            if not self._kube.may(verb, kind, namespace, subresource=subresource)
-        ]
+        return missing_verbs(self._kube, namespace)
 
     # Writes
 
@@ -494,7 +499,7 @@ class KubernetesOperatorService:
             deployment = self._suspend(deployment)
         if "deletionTimestamp" not in deployment["metadata"]:
             # Else the operator may wait for a savepoint of a job of which none can be taken.
-            deployment = self._change(deployment, {"flinkConfiguration": {_SAVEPOINT_ON_DELETION: "false"}})
+            deployment = self._change(deployment, {"flinkConfiguration": {SAVEPOINT_ON_DELETION: "false"}})
         last = job_status(deployment)
         self._kube.delete(DEPLOYMENTS, last.namespace, last.name, uid=last.uid)
         if wait:

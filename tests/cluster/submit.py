@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kube
+from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kind, Kube
 from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.status import job_status
 from tests.cluster.launch import Launch
@@ -92,27 +92,14 @@ class Submitter:
 
     def left(self) -> list[str]:
         """Every object of a job that the namespace has."""
-        found = []
-        for version, kind in (
-            *(("v1", kind) for kind in ("pods", "services", "configmaps", "secrets")),
-            ("apps/v1", "deployments"),
-            ("flink.apache.org/v1beta1", "flinkdeployments"),
-        ):
-            group, _, version = version.rpartition("/")  # noqa: PLW2901
-            root = f"/apis/{group}/{version}" if group else f"/api/{version}"
-            answer = self.kube._client.call_api(
-                f"{root}/namespaces/{self.tenant.name}/{kind}",
-                "GET",
-                auth_settings=["BearerToken"],
-                response_type="object",
-                _return_http_data_only=True,
-            )
-            found += [
-                f"{kind}/{item['metadata']['name']}"
-                for item in answer["items"]
-                if item["metadata"]["name"] != "kube-root-ca.crt"
-            ]
-        return found
+        kinds = [Kind("", "v1", plural) for plural in ("pods", "services", "configmaps", "secrets")]
+        kinds += [Kind("apps", "v1", "deployments"), DEPLOYMENTS]
+        return [
+            f"{kind.plural}/{each['metadata']['name']}"
+            for kind in kinds
+            for each in self.kube.find(kind, self.tenant.name)[0]
+            if each["metadata"]["name"] != "kube-root-ca.crt"
+        ]
 
     def await_nothing(self, timeout: float = 90) -> None:
         """Wait until nothing of any job is left."""

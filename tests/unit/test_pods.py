@@ -47,17 +47,31 @@ def test_what_will_not_be_cured_by_waiting_comes_first():
     assert "a/b" in trouble_of_pods([pending, waiting("InvalidImageName", "a/b")]).message
 
 
+CREATED = "2026-11-25T03:00:00Z"
+
+
+def failed(message, at="2026-11-25T03:00:07Z", name="job-85d75c465c"):
+    return {"message": message, "lastTimestamp": at, "involvedObject": {"name": name}}
+
+
 def test_a_quota_and_a_missing_account_are_told_by_events_only():
     quota = 'pods "job-1" is forbidden: exceeded quota: small, requested: limits.cpu=2, used: 0, limited: limits.cpu=1'
     account = 'pods "job-1" is forbidden: error looking up service account a/flink: serviceaccount "flink" not found'
     for message, way_out in ((quota, "ResourceQuota"), (account, "--k8s_service_account")):
-        trouble = trouble_of_events(
-            [{"message": "older", "lastTimestamp": "1"}, {"message": message, "lastTimestamp": "2"}]
-        )
+        events = [failed("older", "2026-11-25T03:00:02Z"), failed(message)]
+        trouble = trouble_of_events(events, "job", CREATED)
         assert message in trouble.message
         assert way_out in trouble.hint
         assert trouble.final
-    assert trouble_of_events([]) is None
+    assert trouble_of_events([], "job", CREATED) is None
+
+
+def test_what_befell_another_job_or_the_one_before_it_of_that_name_is_not_its_trouble():
+    quota = "forbidden: exceeded quota: small"
+    others = [failed(quota, at="2026-11-25T02:59:59Z"), failed(quota, name="job-two-85d75c465c")]
+    assert trouble_of_events(others, "job", CREATED) is None
+    of_workers = failed(quota, name="job-taskmanager-85d75c465c")
+    assert trouble_of_events([*others, of_workers], "job", CREATED).final
 
 
 def test_each_death_is_one_of_its_restart():
