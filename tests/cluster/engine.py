@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Self
 import psutil
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
+from tests.cluster import parts
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -75,8 +77,4 @@ def _install() -> None:
     if shutil.which("dockerd") is None:
         if os.geteuid() != 0:
             raise RuntimeError("dockerd is missing. Debian: apt-get install docker.io")
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        apt = ["apt-get", "-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
-        subprocess.run([*apt, "update"], check=True, env=quiet)
-        # Its service must not start: the package's script asks this file first.
-        subprocess.run([*apt, "install", "docker.io"], check=True, env={**quiet, "RUNLEVEL": "1"})
+        parts.apt_install("docker.io")

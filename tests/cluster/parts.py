@@ -33,6 +33,7 @@ __all__ = [
     "OPERATOR_IMAGE",
     "PAUSE_IMAGE",
     "PartsError",
+    "apt_install",
     "copy_store",
     "crds",
     "hyperkube",
@@ -99,11 +100,16 @@ def install_packages() -> None:
         wanted = f", and of Debian's packages: {' '.join(missing)}" if missing else ""
         raise PartsError(f"The test cluster needs root{wanted}. Or point KUBECONFIG at a cluster (tests/cluster).")
     if missing:
-        apt = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
-        # No service of theirs must start: the packages' scripts ask RUNLEVEL first.
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        for command in (["update"], ["install", *missing]):
-            subprocess.run([*apt, *command], check=True, env=quiet, stdout=sys.stderr)
+        apt_install(*missing)
+
+
+def apt_install(*packages: str) -> None:
+    """Install Debian packages, as root; none of their services starts."""
+    apt = ["apt-get", "--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
+    # The packages' scripts ask RUNLEVEL before they start a service.
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (["update"], ["install", *packages]):
+        subprocess.run([*apt, *command], check=True, env=quiet, stdout=sys.stderr)
 
 
 def kubernetes_version() -> str:

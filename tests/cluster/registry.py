@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Self
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from tests.cluster import parts
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -96,8 +98,5 @@ def _program() -> str:
     if shutil.which(_PROGRAM) is None:
         if os.geteuid() != 0:
             raise RuntimeError(f"{_PROGRAM} is missing. Debian: apt-get install {_PROGRAM}")
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "-qq", "update"], check=True, env=quiet)
-        # Its service must not start: the package's script asks this file first.
-        subprocess.run(["apt-get", "-qq", "-y", "install", _PROGRAM], check=True, env={**quiet, "RUNLEVEL": "1"})
+        parts.apt_install(_PROGRAM)
     return _PROGRAM
