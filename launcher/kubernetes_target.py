@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -494,8 +495,10 @@ class KubernetesJob:
 
     def detach(self) -> str:
         """See Job. Nothing of it depends on this process."""
-        context = f" --context {self._settings.context}" if self._settings.context else ""
-        return f"beam-k8s cancel {self.name} -n {self.namespace}{context}"
+        settings = self._settings
+        given = {"context": settings.context, "kubeconfig": settings.kubeconfig, "as": settings.impersonate}
+        flags = "".join(f" --{flag}={shlex.quote(value)}" for flag, value in given.items() if value)
+        return f"beam-k8s cancel {self.name} -n {self.namespace}{flags}"
 
     def close(self) -> None:
         """See Job. The FlinkDeployment of an ended job stays, as its record."""

@@ -193,10 +193,12 @@ class FlinkK8sPipelineResult(PipelineResult):
 
     def _ended(self, state: str, detail: str) -> None:
         self._final = self._state = self._said = state
-        # A failure that was seen when the job could still have restarted is the reason, if it did not.
-        self._error = detail or (self._error if state == PipelineState.FAILED else "")
         self._await_last_word()
         self._show_failures()
+        # The last failure that Flink tells of is the reason. If that is not of the user's code, whoever runs the job
+        # knows better: a worker that was killed is to Flink just a connection that broke.
+        if state != PipelineState.FAILED or not self._error.startswith("Traceback"):
+            self._error = detail or (self._error if state == PipelineState.FAILED else "")
         self._metrics = self._read_metrics()
         report(f"{self.job.name} is {state}")
         self.job.logs.show()

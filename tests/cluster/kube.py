@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["FOLDER", "HOST", "INTERFACE", "KubeCluster", "KubeError", "members"]
+__all__ = ["FOLDER", "HOST", "INTERFACE", "KubeCluster", "KubeError", "members", "user_of"]
 
 FOLDER = parts.CACHE / "run"
 """Its state: made anew when it starts, emptied but for ``log`` when it stops."""
@@ -163,6 +163,11 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "kubeadm:clu
 
 class KubeError(RuntimeError):
     """The cluster did not start, or has ended. The message names the logs."""
+
+
+def user_of(tenant: str) -> str:
+    """The user whose only rights are those of a tenant's submitters."""
+    return f"user-of-{tenant}"
 
 
 class KubeCluster:
@@ -328,6 +333,8 @@ class KubeCluster:
     def tenant(self, name: str) -> Path:
         """Create a namespace for jobs, with the claim of tests/cluster/tenant.yaml and the roles of images/deploy.
 
+        ``user_of(name)`` is a user who has the submitter's Role there, and no other right.
+
         Returns:
             The folder behind the claim.
         """
@@ -338,6 +345,15 @@ class KubeCluster:
         self.create(template.replace("TENANT", name).replace("VOLUME", str(volume)))
         for file in ("account.yaml", "submitter.yaml"):
             self.create((_DEPLOY / "tenant" / file).read_text().replace("beam-jobs", name))
+        group = "rbac.authorization.k8s.io"
+        binding = {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": user_of(name), "namespace": name},
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "beam-k8s-submitter"},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user_of(name)}],
+        }
+        self.create(yaml.safe_dump(binding))
         return volume
 
     def remove_tenant(self, name: str) -> None:

@@ -47,29 +47,40 @@ def runtime_image() -> Path:
     base, wheels = parts._base(), dependency_wheels()
 
     def build(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=parts.CACHE) as scratch, DockerEngine(ENGINE) as engine:
-            runtime_context(Path(scratch), wheels)
-            load_base(engine)
-            command = ["build", "--quiet", "--network=host", f"--build-arg=BASE={BASE}", "--build-arg=PIP_NO_INDEX=1"]
-            env = {**os.environ, "DOCKER_BUILDKIT": "1", "PATH": f"/usr/bin:{os.environ['PATH']}"}
-            subprocess.run(
-                engine.command(*command, f"--tag={RUNTIME_IMAGE}", f"{scratch}/context"),
-                check=True,
-                stdout=sys.stderr,
-                env=env,
-            )
-            with subprocess.Popen(engine.command("save", RUNTIME_IMAGE), stdout=subprocess.PIPE) as saved:
-                assert saved.stdout is not None
-                _lay_out(saved.stdout, folder)
-            assert saved.returncode == 0
-            for prune in (("image", "prune", "--force"), ("builder", "prune", "--force", "--keep-storage=4gb")):
-                subprocess.run(engine.command(*prune), check=True, stdout=subprocess.DEVNULL, env=env)
+        kept = ENGINE.exists()
+        try:
+            _build(folder, wheels)
+        except subprocess.CalledProcessError:
+            if not kept:
+                raise
+            shutil.rmtree(ENGINE)  # an engine that was killed may have left a cache that it cannot use any more
+            _build(folder, wheels)
 
     files = [_ROOT / "pyproject.toml", *_SOURCES.iterdir(), Path(__file__)]
     for package in ("beam_k8s", "launcher", "transforms"):
         files += [path for path in (_ROOT / package).rglob("*") if path.suffix in {".py", ".jar"}]
     contents = [f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(files)]
     return parts._part("runtime", build, base.name, wheels.name, FLINK, *_FILE_SYSTEMS, *contents)
+
+
+def _build(folder: Path, wheels: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=parts.CACHE) as scratch, DockerEngine(ENGINE) as engine:
+        runtime_context(Path(scratch), wheels)
+        load_base(engine)
+        command = ["build", "--quiet", "--network=host", f"--build-arg=BASE={BASE}", "--build-arg=PIP_NO_INDEX=1"]
+        env = {**os.environ, "DOCKER_BUILDKIT": "1", "PATH": f"/usr/bin:{os.environ['PATH']}"}
+        subprocess.run(
+            engine.command(*command, f"--tag={RUNTIME_IMAGE}", f"{scratch}/context"),
+            check=True,
+            stdout=sys.stderr,
+            env=env,
+        )
+        with subprocess.Popen(engine.command("save", RUNTIME_IMAGE), stdout=subprocess.PIPE) as saved:
+            assert saved.stdout is not None
+            _lay_out(saved.stdout, folder)
+        assert saved.returncode == 0
+        for prune in (("image", "prune", "--force"), ("builder", "prune", "--force", "--keep-storage=4gb")):
+            subprocess.run(engine.command(*prune), check=True, stdout=subprocess.DEVNULL, env=env)
 
 
 def load_base(engine: DockerEngine) -> None:

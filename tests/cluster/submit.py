@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kind, Kube
 from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.status import job_status
+from tests.cluster.kube import user_of
 from tests.cluster.launch import Launch
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ STORAGE = "/flink-data"
 
 
 class Submitter:
-    """Submits to one namespace; two cores hold its jobs, because each asks for little.
+    """Submits to one namespace, as a user with the least rights; two cores hold its jobs: each asks for little.
 
     Args:
         cluster: the cluster.
@@ -35,11 +36,19 @@ class Submitter:
     """
 
     def __init__(self, cluster: KubeCluster, tenant: Tenant, runtime_image: str, home: Path) -> None:
-        self.kube = Kube.connect(kubeconfig=str(cluster.kubeconfig), namespace=tenant.name)
+        user = user_of(tenant.name)
+        kubeconfig = str(cluster.kubeconfig)
+        self.kube = Kube.connect(kubeconfig=kubeconfig, namespace=tenant.name)
+        """Of an administrator."""
         self.tenant = tenant
         self.registry = runtime_image.partition("/")[0]
-        self.service = KubernetesOperatorService(self.kube)
-        self.environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "XDG_STATE_HOME": str(home / "state")}
+        self.service = KubernetesOperatorService(Kube.connect(kubeconfig=kubeconfig, impersonate=user))
+        self.environment = {
+            **os.environ,
+            "KUBECONFIG": kubeconfig,
+            "BEAM_K8S_IMPERSONATE": user,
+            "XDG_STATE_HOME": str(home / "state"),
+        }
         self._runtime_image = runtime_image
         self._home = home
         self._launched: list[Launch] = []

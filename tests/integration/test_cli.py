@@ -19,6 +19,7 @@ import yaml
 from beam_k8s import names
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kube
 from tests.cluster.count_job import COUNT, is_running
+from tests.cluster.kube import user_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,10 @@ class Place(NamedTuple):
     kube: Kube
 
     def command(self, *words: str, program: str = "beam-k8s") -> list[str]:
-        return [str(PROGRAMS / program), *words, "-n", self.namespace, f"--kubeconfig={self.cluster.kubeconfig}"]
+        """As a user with the least rights, unless the words name another or want all namespaces."""
+        whom = [] if any(word.startswith(("--as", "-A")) for word in words) else [f"--as={user_of(self.namespace)}"]
+        where = ["-n", self.namespace, f"--kubeconfig={self.cluster.kubeconfig}"]
+        return [str(PROGRAMS / program), *words, *whom, *where]
 
     def run(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """What a command printed; it must have exited with that code."""

@@ -15,7 +15,7 @@ from beam_k8s import names
 from beam_k8s.launcher import doctor
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kind, Kube
 from tests.cluster.count_job import COUNT
-from tests.cluster.kube import HOST
+from tests.cluster.kube import HOST, user_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,13 +164,7 @@ class TestFromTheOutside:
     def test_a_user_with_the_role_of_images_deploy_can_launch_and_learns_what_he_cannot_know(
         self, patient: Doctor
     ) -> None:
-        group = "rbac.authorization.k8s.io"
-        body = {
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": "beam-k8s-submitter"},
-            "subjects": [{"apiGroup": group, "kind": "User", "name": "dev"}],
-        }
-        patient.create(Kind(group, "v1", "rolebindings"), "dev", body)
-        found = patient.finds("--as=dev")
+        found = patient.finds(f"--as={user_of(patient.tenant.name)}")
         # It may look from a pod, too; a.b/c is no image.
         assert [check for check, (state, _) in found.items() if state == "wrong"] == ["image"]
         assert "a.b/c" in found["image"][1]

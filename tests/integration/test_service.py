@@ -6,18 +6,19 @@ import copy
 import itertools
 import os
 import threading
+import time
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-import yaml
 
 from beam_k8s import names
 from beam_k8s.errors import ConfigError, Forbidden, KubernetesError, NotFound, TimedOut
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, SECRETS, Kind, Kube
 from beam_k8s.launcher.service import KubernetesOperatorService
 from tests.cluster.count_job import COUNT
+from tests.cluster.kube import user_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,18 +37,6 @@ WHAT_A_JOB_HAS = (
 )
 
 
-def binding(namespace: str, user: str) -> dict[str, Any]:
-    """Gives a user the Role of images/deploy."""
-    group = "rbac.authorization.k8s.io"
-    return {
-        "apiVersion": f"{group}/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": user, "namespace": namespace},
-        "roleRef": {"apiGroup": group, "kind": "Role", "name": "beam-k8s-submitter"},
-        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
-    }
-
-
 class Place(NamedTuple):
     """Where the tests' jobs are."""
 
@@ -64,9 +53,8 @@ class Place(NamedTuple):
 def place(kube_cluster: KubeCluster) -> Iterator[Place]:
     namespace = f"service-{uuid.uuid4().hex[:8]}"
     volume = kube_cluster.tenant(namespace)
-    user = f"jane-of-{namespace}"
-    kube_cluster.create(yaml.safe_dump(binding(namespace, user)))
-    admin, jane = (Kube.connect(kubeconfig=str(kube_cluster.kubeconfig), impersonate=who) for who in (None, user))
+    users = (None, user_of(namespace))
+    admin, jane = (Kube.connect(kubeconfig=str(kube_cluster.kubeconfig), impersonate=who) for who in users)
     with KubernetesOperatorService(jane) as service:
         yield Place(namespace, volume, jane, service, admin)
     kube_cluster.remove_tenant(namespace)
@@ -94,12 +82,18 @@ def runs(status: JobStatus) -> bool:
 
 @pytest.fixture
 def count(place: Place) -> JobStatus:
-    """A running count job: the one that the tests share, or another if one of them has ended it."""
+    """A running count job with one worker: the one that the tests share, or another if one of them has ended it."""
     jobs = [job for job in place.service.get_all_jobs(place.namespace, "team=counters") if job.name == "count"]
     if not jobs:
         create(place, "count", uuid.uuid4().hex)
     elif jobs[0].suspended:
         place.service.resume(place.namespace, "count")
+    elif jobs[0].workers != 1:
+        place.service.update_replica(place.namespace, "count", 1)
+    deadline = time.monotonic() + 120
+    while len(place.kube.find(PODS, place.namespace, labels="app=count,component=taskmanager")[0]) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)  # one that leaves has its log still
     return place.service.wait(place.namespace, "count", runs, timeout=300)
 
 
