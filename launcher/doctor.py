@@ -73,7 +73,6 @@ def examine(
     *,
     image: str = "",
     brokers: Sequence[str] = (),
-    group: str = DEPLOYMENTS.group,
 ) -> Iterator[Finding]:
     """Check all that a job needs, one finding after the other.
 
@@ -83,12 +82,11 @@ def examine(
         deployment: the FlinkDeployment of one, as it is or would be; None: only what does not depend on it.
         image: the job's, or the runtime's, for a pod that looks from the inside; empty: none does.
         brokers: ``host:port`` of each, for that pod.
-        group: the operator's API group.
 
     Raises:
         KubernetesError: the API server does not answer.
     """
-    no_crd = checks.crd_error(kube.versions(group), group)
+    no_crd = checks.crd_error(kube.versions(DEPLOYMENTS.group), DEPLOYMENTS.group)
     yield Finding.of("crd", no_crd, f"FlinkDeployments are known as {checks.CRD_VERSION}")
     operators = _readable(lambda: kube.find(_DEPLOYMENTS, "", labels=_OPERATORS)[0])
     known = None if operators is None else [checks.operator_of(each) for each in operators]

@@ -17,6 +17,7 @@ from tests.cluster import parts
 from tests.cluster.kafka import free_ports
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 __all__ = ["ApiServer"]
@@ -42,10 +43,12 @@ class ApiServer:
 
     Args:
         folder: for its data, certificates and logs.
+        crds: YAML documents of the custom resources that it knows; None: those of Flink's operator.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, crds: Sequence[str] | None = None) -> None:
         self._folder = folder
+        self._crds = crds
         self.port, self._etcd, self._peer = free_ports(3)
         self.kubeconfig = folder / "super-admin.conf"
         """Of its administrator, with a client certificate."""
@@ -132,7 +135,8 @@ class ApiServer:
             f"--initial-cluster=default={here}:{self._peer}",
         )
         self.start()
-        crds = [yaml.load(text, yaml.CSafeLoader) for text in parts.crds()]
+        texts = parts.crds() if self._crds is None else self._crds
+        crds = [yaml.load(text, yaml.CSafeLoader) for text in texts]
         self.create(*crds)
         with self.client as api:
             extensions = client.ApiextensionsV1Api(api)

@@ -6,19 +6,23 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from kubernetes import client
 
-from beam_k8s import names
+from beam_k8s import checks, names
 from beam_k8s.launcher import doctor
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, Kind, Kube
+from tests.cluster import parts
+from tests.cluster.api_server import ApiServer
 from tests.cluster.count_job import COUNT
 from tests.cluster.kube import HOST, user_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.cluster.kafka import KafkaBroker
     from tests.cluster.kube import KubeCluster
@@ -181,11 +185,95 @@ class TestFromTheOutside:
         assert any("job a has two scalers: HorizontalPodAutoscaler mine" in line for line in lines)
         assert any("job b has two scalers: the operator's own is on" in line for line in lines)
 
-    def test_a_cluster_without_the_operators_crds(self, patient: Doctor) -> None:
-        found = {f.check: f for f in doctor.examine(patient.kube, patient.tenant.name, None, group="none.example.com")}
+
+LABELS = {"app.kubernetes.io/name": "flink-kubernetes-operator"}
+OPERATOR = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "flink-operator", "namespace": "default", "labels": LABELS},
+    "spec": {"selector": {"matchLabels": {"app": "flink-operator"}}},
+}
+"""As the operator's chart makes it, without its template."""
+
+
+class Bare(NamedTuple):
+    """An API server without an operator that runs."""
+
+    server: ApiServer
+    script: Path
+
+    def findings(self) -> dict[str, checks.Finding]:
+        kube = Kube.connect(kubeconfig=str(self.server.kubeconfig), namespace="default")
+        return {finding.check: finding for finding in doctor.examine(kube, "default", None)}
+
+    def install_operator(self, image: str, *, watched: str) -> None:
+        """Its Deployment; there is nobody who would start it, so its status is set here."""
+        container = {"name": "operator", "image": image, "env": [{"name": "WATCH_NAMESPACES", "value": watched}]}
+        template = {"metadata": {"labels": {"app": "flink-operator"}}, "spec": {"containers": [container]}}
+        self.server.create({**OPERATOR, "spec": {**OPERATOR["spec"], "template": template}})
+        with self.server.client as api:
+            status = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1}}
+            client.AppsV1Api(api).patch_namespaced_deployment_status("flink-operator", "default", status)
+
+    def submit(self) -> str:
+        """What a submission says that is refused."""
+        flags = ["--runner=FlinkK8s", "--job_name=a", "--k8s_storage=s3://a/b", "--k8s_image_repository=127.0.0.1:1/a"]
+        where = [f"--k8s_kubeconfig={self.server.kubeconfig}", "--k8s_runtime_image=127.0.0.1:1/b"]
+        command = [sys.executable, str(self.script), *flags, *where]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert ended.returncode != 0
+        return ended.stderr
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Callable[..., Bare]]:
+    """Starts API servers with the custom resources that are given."""
+    script = tmp_path / "my_pipeline.py"
+    script.write_text("import sys, apache_beam, beam_k8s\napache_beam.Pipeline(argv=sys.argv[1:]).run()")
+    with ExitStack() as stack:
+        yield lambda crds=None: Bare(stack.enter_context(ApiServer(tmp_path, crds)), script)
+
+
+class TestWhatAnAdministratorHasToMend:
+    """Clusters that are broken for real: API servers of the test's own."""
+
+    def test_the_operators_crds_are_missing(self, bare: Callable[..., Bare]) -> None:
+        place = bare([])
+        found = place.findings()
         assert found["crd"].state == "wrong"
-        assert "the CRDs of none.example.com are not installed" in found["crd"].message
+        assert "the CRDs of flink.apache.org are not installed" in found["crd"].message
         assert found["operator"].state == "warning"
+        assert (
+            "the CRDs of flink.apache.org are not installed.\n  Install the Flink Kubernetes operator" in place.submit()
+        )
+
+    def test_the_crds_are_of_another_version(self, bare: Callable[..., Bare]) -> None:
+        place = bare([text.replace("v1beta1", "v2") for text in parts.crds()])
+        found = place.findings()
+        assert found["crd"].state == "wrong"
+        says = "the cluster knows FlinkDeployments of flink.apache.org only as v2, this release writes v1beta1"
+        assert says in found["crd"].message
+        assert says in place.submit()
+
+    def test_no_operator_is_installed(self, bare: Callable[..., Bare]) -> None:
+        found = bare().findings()
+        assert found["crd"].state == "ok"
+        assert (found["operator"].state, found["operator"].message) == (
+            "wrong",
+            "no Flink Kubernetes operator is installed.",
+        )
+        assert found["versions"].state == "warning"
+
+    def test_an_operator_does_not_watch_the_namespace_and_is_too_old(self, bare: Callable[..., Bare]) -> None:
+        place = bare()
+        place.install_operator("flink-kubernetes-operator:1.6.1", watched="team-a,team-b")
+        found = place.findings()
+        assert found["operator"].state == "wrong"
+        assert "does not look at namespace default (but team-a, team-b)" in found["operator"].message
+        assert found["versions"].state == "wrong"
+        assert "operator 1.6.1 does not know Flink" in found["versions"].message
+        kube = Kube.connect(kubeconfig=str(place.server.kubeconfig))
+        assert kube.find(DEPLOYMENTS, "default")[0] == []
 
 
 def test_what_a_running_job_needs_is_looked_at_by_its_name(patient: Doctor) -> None:
