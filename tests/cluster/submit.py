@@ -42,7 +42,8 @@ class Submitter:
         """Of an administrator."""
         self.tenant = tenant
         self.registry = runtime_image.partition("/")[0]
-        self.service = KubernetesOperatorService(Kube.connect(kubeconfig=kubeconfig, impersonate=user))
+        self._users = Kube.connect(kubeconfig=kubeconfig, impersonate=user)
+        self.service = KubernetesOperatorService(self._users)
         self.environment = {
             **os.environ,
             "KUBECONFIG": kubeconfig,
@@ -122,4 +123,5 @@ class Submitter:
         for launch in self._launched:
             launch.kill_all()
         self.service.close()
+        self._users.close()
         self.kube.close()

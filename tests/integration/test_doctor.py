@@ -186,16 +186,6 @@ class TestFromTheOutside:
         assert any("job b has two scalers: the operator's own is on" in line for line in lines)
 
 
-LABELS = {"app.kubernetes.io/name": "flink-kubernetes-operator"}
-OPERATOR = {
-    "apiVersion": "apps/v1",
-    "kind": "Deployment",
-    "metadata": {"name": "flink-operator", "namespace": "default", "labels": LABELS},
-    "spec": {"selector": {"matchLabels": {"app": "flink-operator"}}},
-}
-"""As the operator's chart makes it, without its template."""
-
-
 class Bare(NamedTuple):
     """An API server without an operator that runs."""
 
@@ -207,13 +197,21 @@ class Bare(NamedTuple):
         return {finding.check: finding for finding in doctor.examine(kube, "default", None)}
 
     def install_operator(self, image: str, *, watched: str) -> None:
-        """Its Deployment; there is nobody who would start it, so its status is set here."""
+        """Its Deployment, as its chart makes it; there is nobody who would start it, so its status is set here."""
+        name, app = "flink-operator", {"app": "flink-operator"}
+        labels = {"app.kubernetes.io/name": "flink-kubernetes-operator"}
         container = {"name": "operator", "image": image, "env": [{"name": "WATCH_NAMESPACES", "value": watched}]}
-        template = {"metadata": {"labels": {"app": "flink-operator"}}, "spec": {"containers": [container]}}
-        self.server.create({**OPERATOR, "spec": {**OPERATOR["spec"], "template": template}})
+        template = {"metadata": {"labels": app}, "spec": {"containers": [container]}}
+        deployment = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": "default", "labels": labels},
+            "spec": {"selector": {"matchLabels": app}, "template": template},
+        }
+        self.server.create(deployment)
         with self.server.client as api:
             status = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1}}
-            client.AppsV1Api(api).patch_namespaced_deployment_status("flink-operator", "default", status)
+            client.AppsV1Api(api).patch_namespaced_deployment_status(name, "default", status)
 
     def submit(self) -> str:
         """What a submission says that is refused."""
