@@ -16,8 +16,8 @@ import org.apache.flink.connector.kafka.source.enumerator.KafkaSourceEnumState;
 import org.apache.flink.connector.kafka.source.enumerator.KafkaSourceEnumStateSerializer;
 import org.apache.flink.connector.kafka.source.metrics.KafkaSourceReaderMetrics;
 import org.apache.flink.connector.kafka.source.reader.KafkaSourceReader;
+import org.apache.flink.connector.kafka.source.reader.LastCommitFetcherManager;
 import org.apache.flink.connector.kafka.source.reader.PositionTrackingSplitReader;
-import org.apache.flink.connector.kafka.source.reader.fetcher.KafkaSourceFetcherManager;
 import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
 import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplitSerializer;
 import org.apache.flink.core.io.SimpleVersionedSerializer;
@@ -67,12 +67,11 @@ public final class KafkaFrameSource
         .forEach(key -> configuration.setString(key, properties.getProperty(key)));
     return new KafkaSourceReader<>(
         queue,
-        new KafkaSourceFetcherManager(
+        new LastCommitFetcherManager(
             queue,
             () ->
                 new PositionTrackingSplitReader(
-                    properties, context, metrics, log, spec.goesOnAfterLoss()),
-            finished -> {}),
+                    properties, context, metrics, log, spec.goesOnAfterLoss())),
         (record, output, split) -> {
           output.collect(record);
           split.setCurrentOffset(record.offset() + 1);

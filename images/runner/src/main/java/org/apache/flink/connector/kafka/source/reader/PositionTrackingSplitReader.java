@@ -19,7 +19,10 @@ import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.LogTruncationException;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.clients.consumer.OffsetCommitCallback;
 import org.apache.kafka.clients.consumer.OffsetOutOfRangeException;
+import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.errors.TimeoutException;
 import org.apache.kafka.common.errors.WakeupException;
@@ -51,6 +54,9 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
 
   /** Meanwhile no partition of this reader is read on. */
   private static final Duration ANSWER_TIMEOUT = Duration.ofSeconds(1);
+
+  /** For the last offsets of a bounded read. */
+  static final Duration COMMIT_TIMEOUT = Duration.ofSeconds(30);
 
   /** How soon it is asked again where the answer was none, or a backlog that no fetch brings. */
   private static final long ASK_AGAIN_MS = 10_000;
@@ -94,6 +100,30 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
                 .collect(Collectors.toSet()));
     ask(positions, ASSIGNMENT_TIMEOUT);
     announceAssignment = true;
+  }
+
+  /**
+   * A consumer sends what it is to commit when it polls next. One without partitions is polled no
+   * more, so there the answer is waited for.
+   */
+  @Override
+  public void notifyCheckpointComplete(
+      Map<TopicPartition, OffsetAndMetadata> offsets, OffsetCommitCallback callback) {
+    if (!consumer().assignment().isEmpty()) {
+      super.notifyCheckpointComplete(offsets, callback);
+      return;
+    }
+    Exception failure = null;
+    try {
+      inSpiteOfWakeup(
+          () -> {
+            consumer().commitSync(offsets, COMMIT_TIMEOUT);
+            return null;
+          });
+    } catch (KafkaException e) {
+      failure = e;
+    }
+    callback.onComplete(offsets, failure);
   }
 
   private void ask(Map<TopicPartition, Position> positions, Duration timeout) {
