@@ -1,13 +1,16 @@
-"""Why ``finish_bundle_before_checkpointing`` is on: with Beam's default a job hangs at its start or keeps records back.
+"""Why ``finish_bundle_before_checkpointing`` is on: with Beam's default a job hangs, keeps records back or loses them.
 
-Beam's operator puts the outputs of a bundle that a checkpoint ended into state and lets them out with the next element
-or watermark. A source that is idle sends neither.
+Beam's operator puts the outputs of a bundle that a checkpoint ended into state and lets them out with the next element.
+A source that is idle sends none. And the watermark that waited for the bundle's end does not wait for these outputs: the
+windows after it are closed when they come.
 """
 
 import apache_beam as beam
 import pytest
+from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.window import FixedWindows
 
 from beam_k8s import ReadFromKafka, WriteToKafka
 from beam_k8s.launcher import flink_rest, plan
@@ -81,6 +84,43 @@ def test_an_idle_source_gives_out_its_last_records(start, broker, topic, finish)
         assert result.wait_until_finish(duration=200) is None
     await_checkpoints(result, 6)
     assert out() == (RECORDS if finish else 0)
+
+
+@beams_default
+def test_no_result_of_a_bundle_comes_after_the_watermark(start, broker, topic, finish):
+    source = topic(1, label="source")
+    broker.produce(source, [(b"k", b"v", {"timestamp_ms": second * 1000}) for second in range(RECORDS)])
+
+    def build(pipeline):
+        return (
+            pipeline
+            | ReadFromKafka(
+                {"bootstrap.servers": broker.bootstrap_servers, "auto.offset.reset": "earliest"},
+                [source],
+                timestamp_policy=ReadFromKafka.create_time_policy,
+                max_out_of_orderness=0,
+            )
+            | beam.WindowInto(FixedWindows(1))
+            | beam.GroupByKey()
+            | beam.MapTuple(lambda key, values: (key, b"%d" % len(list(values)))).with_output_types(tuple[bytes, bytes])
+        )
+
+    result, out = start(build, finish=finish)
+
+    def count(name):
+        return sum(each.result for each in result.metrics().query(MetricsFilter().with_name(name))["counters"])
+
+    while count("records_read") < RECORDS:  # told when the bundle has ended, which only a checkpoint does
+        assert result.wait_until_finish(duration=200) is None
+    await_checkpoints(result, 2)
+    broker.produce(source, [(b"k", b"v", {"timestamp_ms": RECORDS * 2000})])  # lets out what is kept back
+    if finish:
+        while out() < RECORDS:
+            assert result.wait_until_finish(duration=200) is None
+        assert count("droppedDueToLateness") == 0
+    else:
+        while count("droppedDueToLateness") < RECORDS * 9 // 10:
+            assert result.wait_until_finish(duration=200) is None
 
 
 @beams_default
