@@ -1,8 +1,8 @@
 """Why ``finish_bundle_before_checkpointing`` is on: with Beam's default a job hangs, keeps records back or loses them.
 
 Beam's operator puts the outputs of a bundle that a checkpoint ended into state and lets them out with the next element.
-A source that is idle sends none. And the watermark that waited for the bundle's end does not wait for these outputs: the
-windows after it are closed when they come.
+A source that is idle sends none. And the watermark that waited for the bundle's end does not wait for these outputs:
+the windows after it are closed when they come.
 """
 
 import apache_beam as beam
