@@ -37,7 +37,7 @@ from beam_k8s.states import TERMINAL, pipeline_state
 from beam_k8s.versions import JAVA
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from beam_k8s.launcher.plan import SubmitPlan
     from beam_k8s.settings import Settings
@@ -97,8 +97,9 @@ def _check_java(_: Settings) -> None:
 def _flink_lib() -> Path:
     spec = find_spec("pyflink")
     folders = list(spec.submodule_search_locations or ()) if spec else []
+    # Another folder pyflink/lib on the import path, as of a PyFlink beside this package, may hold anything.
     for folder in folders:
-        if (Path(folder) / "lib").is_dir():
+        if any((Path(folder) / "lib").glob("flink-dist-*.jar")):
             return Path(folder) / "lib"
     raise LocalClusterError("Flink's jars are not installed.", hint="pip install apache-flink-libraries")
 
@@ -301,8 +302,18 @@ class Control:
 class _Cluster:
     """A supervised Flink cluster in a run directory."""
 
-    def __init__(self, run_dir: Path, conf: dict[str, str], main: list[str], *, workers: int, **spec: Any) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        conf: dict[str, str],
+        main: list[str],
+        *,
+        workers: int,
+        jars: Sequence[Path] | None = None,
+        **spec: Any,
+    ) -> None:
         self.run_dir = run_dir
+        self._jars = [runner_jar()] if jars is None else jars
         self.rest = FlinkRest(f"http://127.0.0.1:{conf['rest.port']}", timeout=10)
         (run_dir / "conf").mkdir()
         text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in sorted(conf.items()))
@@ -347,7 +358,7 @@ class _Cluster:
     def _jvm(self, flags: list[str], main: list[str]) -> list[str]:
         conf = str(self.run_dir / "conf")
         lib = _flink_lib()
-        jars = [*sorted(lib.glob("log4j-*.jar")), *lib.glob("flink-dist-*.jar"), runner_jar()]
+        jars = [*sorted(lib.glob("log4j-*.jar")), *lib.glob("flink-dist-*.jar"), *self._jars]
         own = ["--configDir", conf]
         return [
             _java(),
@@ -490,14 +501,23 @@ class SessionCluster:
         workers: TaskManagers.
         slots: of each TaskManager.
         conf: more Flink settings.
+        jars: on the class path beside Flink's own instead of the runner jar, for jobs that are not of this package.
     """
 
-    def __init__(self, run_dir: Path, *, workers: int = 1, slots: int = 2, conf: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        workers: int = 1,
+        slots: int = 2,
+        conf: dict[str, str] | None = None,
+        jars: Sequence[Path] | None = None,
+    ) -> None:
         for folder in ("logs", "tmp", "archive"):
             (run_dir / folder).mkdir(parents=True)
         settings = {"taskmanager.numberOfTaskSlots": str(slots), **(conf or {})}
         full = _cluster_conf(run_dir, f"file://{run_dir}/checkpoints", settings)
-        self._cluster = _Cluster(run_dir, full, [_SESSION], workers=workers, **_NO_JOB)
+        self._cluster = _Cluster(run_dir, full, [_SESSION], workers=workers, jars=jars, **_NO_JOB)
         self.address = self._cluster.rest.url.removeprefix("http://")
 
     def __enter__(self) -> Self:
