@@ -35,7 +35,8 @@ def test_the_wheel_holds_every_module_and_the_runner_jar(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"beam_k8s"}
-    for folder, package in (("beam_k8s", ""), ("launcher", "launcher/"), ("transforms", "transforms/")):
+    parts = {"beam_k8s": "", "beam_k8s/autoscaler": "autoscaler/", "launcher": "launcher/", "transforms": "transforms/"}
+    for folder, package in parts.items():
         for module in (ROOT / folder).glob("*.py"):
             assert f"beam_k8s/{package}{module.name}" in names
     assert "beam_k8s/jars/beam-k8s-runner.jar" in names

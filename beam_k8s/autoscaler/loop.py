@@ -1,0 +1,79 @@
+"""One tick after the other. The clock and the world are given; whoever calls ``tick`` chooses thread and interval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from beam_k8s.autoscaler.decide import decide
+from beam_k8s.autoscaler.model import Decision, Evaluation, Hold, Limits, Memory, Reason, Rescale
+from beam_k8s.autoscaler.window import Window
+from beam_k8s.errors import BeamK8sError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from beam_k8s.autoscaler.ports import Figures, Journal, Realizer
+    from beam_k8s.autoscaler.settings import AutoscalerSettings
+
+__all__ = ["Autoscaler"]
+
+
+class Autoscaler:
+    """The loop of one job.
+
+    Args:
+        settings: policy, limits, thresholds.
+        figures: how the job is.
+        realizer: changes it.
+        journal: is told of each tick.
+        clock: seconds since 1970.
+        act: carry decisions out; False only tells them.
+    """
+
+    def __init__(
+        self,
+        settings: AutoscalerSettings,
+        figures: Figures,
+        realizer: Realizer,
+        journal: Journal,
+        clock: Callable[[], float],
+        *,
+        act: bool = True,
+    ) -> None:
+        self._settings = settings
+        self._figures = figures
+        self._realizer = realizer
+        self._journal = journal
+        self._clock = clock
+        self._act = act
+        self._window = Window(settings)
+        self._memory: Memory | None = None
+
+    def tick(self) -> Decision:
+        """Look at the job once, decide, act. Never raises for what the world does: that is a Hold."""
+        seen: Evaluation | None = None
+        decision: Decision
+        try:
+            if self._memory is None:
+                self._memory = self._realizer.load()
+            decision, seen = self._decide(self._memory)
+            if acted := self._act and isinstance(decision, Rescale):
+                assert isinstance(decision, Rescale)  # noqa: S101 - for the type checker
+                memory = replace(self._memory, rescaled_at=self._clock(), target=decision.target)
+                self._realizer.rescale(decision, memory)
+                self._memory = memory
+        except BeamK8sError as error:
+            decision, acted = Hold(Reason.UNREACHABLE, error.message), False
+        self._journal.tell(decision, seen, acted=acted)
+        return decision
+
+    def _decide(self, memory: Memory) -> tuple[Decision, Evaluation | None]:
+        observation = self._figures.observe()
+        found = self._window.add(observation) or self._window.evaluate(self._clock())
+        if isinstance(found, Hold):
+            return found, None
+        limits = Limits.of(
+            self._settings.min_workers, self._settings.max_workers, observation.useful, observation.quota
+        )
+        return decide(found, limits, memory, self._settings), found

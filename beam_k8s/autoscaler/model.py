@@ -1,0 +1,149 @@
+"""The autoscaler's values. Times are seconds since 1970, rates records a second, CPU a share of the workers' limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Decision", "Evaluation", "Hold", "Limits", "Memory", "Observation", "Reason", "Rescale"]
+
+
+class Reason(StrEnum):
+    """Why nothing is changed."""
+
+    UNREACHABLE = "unreachable"
+    """Something that is asked for figures does not answer."""
+    NOT_RUNNING = "not running"
+    RESCALING = "rescaling"
+    """The last change has not shown its effect yet."""
+    MISSING = "missing"
+    """A figure is not there or no number."""
+    STALE = "stale"
+    """A figure is too old, or of a task that is gone."""
+    WARMING_UP = "warming up"
+    """The window has too few figures."""
+    FINE = "fine"
+    """The policy sees no need."""
+    AT_LIMIT = "at limit"
+    """The policy wants what the limits forbid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Change nothing."""
+
+    reason: Reason
+    text: str
+    """The same for people, one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Change the number of workers."""
+
+    current: int
+    target: int
+    text: str
+    """Why, one sentence for people."""
+
+
+Decision = Hold | Rescale
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A job at one moment. What is missing is absent or NaN, never 0."""
+
+    at: float
+    """When the figures were true."""
+    workers: int
+    """That the job was told to have."""
+    ready: int
+    """That have joined it."""
+    started: float | None
+    """When the youngest of its running subtasks started; None: not all of them run."""
+    running: frozenset[str]
+    """Attempts of its source subtasks that run now."""
+    attempts: Mapping[str, str]
+    """By partition (``topic-number``): the attempt that said its position."""
+    positions: Mapping[str, float]
+    """By partition: offset of the next record that the job will read."""
+    ends: Mapping[str, float]
+    """By partition: offset of the next record that will be written, as the broker says."""
+    cpu: float
+    """Of all workers, JVM and Python together."""
+    useful: int | None = None
+    """Workers that the partitions can keep busy; None: not known, no limit."""
+    quota: int | None = None
+    """Workers that there is room for; None: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a window of observations comes to."""
+
+    at: float
+    workers: int
+    """That the job was told to have."""
+    ready: int
+    """That do the work."""
+    throughput: float
+    backlog: float
+    """Records."""
+    growth: float
+    """Of the backlog."""
+    cpu: float
+    least_backlog_time: float
+    """Of all moments in the window: above zero, the workers had something to do all the time."""
+    hottest_input: float
+    """Share of the input that its busiest partition gets; 0 to 1."""
+    hottest_backlog: float
+    """Share of the backlog that the partition with the most has; 0 to 1."""
+    rising: float
+    """By how much the input rate changes a second, over the window."""
+
+    @property
+    def input_rate(self) -> float:
+        """What is written to the topics. Never negative."""
+        return max(0.0, self.growth + self.throughput)
+
+    @property
+    def backlog_time(self) -> float:
+        """How long the backlog would take at this throughput; infinite where nothing is read."""
+        if self.backlog <= 0:
+            return 0.0
+        return self.backlog / self.throughput if self.throughput > 0 else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of this job now."""
+
+    least: int
+    most: int
+    useful: int
+    """What scaling up may reach; from ``least`` to ``most``."""
+
+    @classmethod
+    def of(cls, least: int, most: int, *caps: int | None) -> Self:
+        """Bounds, and what else caps scaling up; None caps nothing."""
+        return cls(least, most, max(least, min(most, *(cap for cap in caps if cap is not None), most)))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a later launcher must know to go on."""
+
+    rescaled_at: float = -math.inf
+    """When the last change was asked for; minus infinity: never."""
+    target: int = 0
+    """What it asked for."""
+    capacity: Mapping[int, float] = field(default_factory=dict)
+    """Records a second that so many workers have shown they can do."""
+    pause: float = 0.0
+    """Seconds of input that a change leaves unread, as learned; 0: none seen yet."""

@@ -1,0 +1,136 @@
+"""Observations of one undisturbed stretch of a job's life, and what they come to.
+
+A restart, a rescale, a partition that comes or goes and a counter that goes back each start a new stretch: figures from
+before them say nothing of the job as it is now.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from beam_k8s.autoscaler.model import Evaluation, Hold, Observation, Reason
+
+if TYPE_CHECKING:
+    from beam_k8s.autoscaler.settings import AutoscalerSettings
+
+__all__ = ["Window"]
+
+
+class Window:
+    """The last good observations, oldest first.
+
+    Args:
+        settings: how long a stretch, how old a figure may be.
+    """
+
+    def __init__(self, settings: AutoscalerSettings) -> None:
+        self._settings = settings
+        self._samples: list[Observation] = []
+        self._workers = (0, 0.0)
+
+    def add(self, seen: Observation) -> Hold | None:
+        """Take an observation in; a Hold says why it does not count."""
+        if seen.workers != self._workers[0]:
+            self._workers = (seen.workers, seen.at)
+        problem = self._problem(seen)
+        if problem is not None:
+            if problem.reason is not Reason.MISSING:
+                self._samples.clear()
+            return problem
+        if self._samples:
+            last = self._samples[-1]
+            if seen.at <= last.at:
+                return None  # nothing new; the evaluation says how old it is
+            if not _same_stretch(last, seen):
+                self._samples.clear()
+        self._samples.append(seen)
+        while len(self._samples) > 2 and self._samples[1].at <= seen.at - self._settings.window:
+            del self._samples[0]
+        return None
+
+    def _problem(self, seen: Observation) -> Hold | None:
+        if seen.started is None:
+            return Hold(Reason.NOT_RUNNING, "the job is not running")
+        if seen.ready < 1:
+            return Hold(Reason.NOT_RUNNING, "the job has no worker")
+        late = seen.at - max(self._workers[1], seen.started)
+        if seen.ready != seen.workers and late < self._settings.provision_timeout:
+            return Hold(Reason.RESCALING, f"{seen.ready} of {seen.workers} workers have joined")
+        if not math.isfinite(seen.cpu) or seen.cpu < 0:
+            return Hold(Reason.MISSING, "the workers' CPU is not known")
+        if not seen.ends:
+            return Hold(Reason.MISSING, "no partition is known")
+        gone, unread = seen.positions.keys() - seen.ends.keys(), seen.ends.keys() - seen.positions.keys()
+        if gone:
+            return Hold(Reason.MISSING, f"the broker does not know {_some(gone)} any more")
+        if unread:
+            return Hold(Reason.MISSING, f"the job has not told a position of {_some(unread)}")
+        broken = [
+            name
+            for name, end in seen.ends.items()
+            if not (math.isfinite(end) and math.isfinite(seen.positions[name])) or seen.positions[name] < 0
+        ]
+        if broken:
+            return Hold(Reason.MISSING, f"the backlog of {_some(broken)} is no number")
+        old = [name for name in seen.ends if seen.attempts.get(name) not in seen.running]
+        if old:
+            return Hold(Reason.STALE, f"the position of {_some(old)} is of a subtask that is gone")
+        if seen.at < seen.started + self._settings.settle:
+            return Hold(Reason.STALE, "the job has just started: Flink may still tell figures of before")
+        return None
+
+    def evaluate(self, now: float) -> Evaluation | Hold:
+        """What the window comes to.
+
+        Args:
+            now: the time, to tell stale figures.
+        """
+        if len(self._samples) < 3:
+            return Hold(Reason.WARMING_UP, "rates are not known yet")
+        first, last = self._samples[0], self._samples[-1]
+        if now - last.at > self._settings.max_age:
+            return Hold(Reason.STALE, f"the newest figures are {now - last.at:.0f} s old")
+        seconds = last.at - first.at
+        if seconds < self._settings.window / 2:
+            return Hold(Reason.WARMING_UP, "rates are not known yet")
+        middle = self._samples[len(self._samples) // 2]
+        backlogs = [_backlog(each) for each in self._samples]
+        throughput = (sum(last.positions.values()) - sum(first.positions.values())) / seconds
+        written = {name: end - first.ends[name] for name, end in last.ends.items()}
+        before = (sum(middle.ends.values()) - sum(first.ends.values())) / (middle.at - first.at)
+        after = (sum(last.ends.values()) - sum(middle.ends.values())) / (last.at - middle.at)
+        return Evaluation(
+            at=last.at,
+            workers=last.workers,
+            ready=last.ready,
+            throughput=throughput,
+            backlog=backlogs[-1],
+            growth=(backlogs[-1] - backlogs[0]) / seconds,
+            cpu=sum(each.cpu for each in self._samples) / len(self._samples),
+            least_backlog_time=min(backlogs) / throughput if throughput > 0 else (math.inf if min(backlogs) else 0.0),
+            hottest_input=max(written.values()) / total if (total := sum(written.values())) > 0 else 0.0,
+            hottest_backlog=max(end - last.positions[name] for name, end in last.ends.items()) / backlogs[-1]
+            if backlogs[-1] > 0
+            else 0.0,
+            rising=(after - before) / (seconds / 2),
+        )
+
+
+def _backlog(seen: Observation) -> float:
+    # A position read after the end was can be past it.
+    return max(0.0, sum(seen.ends.values()) - sum(seen.positions.values()))
+
+
+def _same_stretch(last: Observation, seen: Observation) -> bool:
+    return (
+        (seen.started, seen.running, seen.workers, seen.ready) == (last.started, last.running, last.workers, last.ready)
+        and seen.ends.keys() == last.ends.keys()
+        and all(seen.ends[name] >= end for name, end in last.ends.items())
+        and all(seen.positions[name] >= position for name, position in last.positions.items())
+    )
+
+
+def _some(names: object) -> str:
+    some = sorted(names)  # type: ignore[call-overload]
+    return f"{some[0]} and {len(some) - 1} other partitions" if len(some) > 1 else f"partition {some[0]}"

@@ -1,0 +1,365 @@
+"""What the autoscaler decides, and when it decides nothing."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beam_k8s.autoscaler.decide import decide
+from beam_k8s.autoscaler.loop import Autoscaler
+from beam_k8s.autoscaler.model import Evaluation, Hold, Limits, Memory, Observation, Reason, Rescale
+from beam_k8s.autoscaler.settings import POLICIES, AutoscalerSettings
+from beam_k8s.autoscaler.window import Window
+from beam_k8s.errors import ConfigError, FlinkError
+
+SETTINGS = AutoscalerSettings(policy="threshold")
+LIMITS = Limits.of(1, 100)
+
+
+def evaluation(**given):
+    fields = {
+        "at": 1000.0,
+        "workers": 4,
+        "throughput": 1000.0,
+        "backlog": 0.0,
+        "growth": 0.0,
+        "cpu": 0.6,
+        "least_backlog_time": 0.0,
+        "hottest_input": 0.1,
+        "hottest_backlog": 0.1,
+        "rising": 0.0,
+    }
+    fields |= given
+    return Evaluation(**{"ready": fields["workers"]} | fields)
+
+
+def target_of(decision, seen):
+    return decision.target if isinstance(decision, Rescale) else seen.workers
+
+
+# The original's rules, by hand
+
+
+@pytest.mark.parametrize(
+    ("seen", "target"),
+    [
+        # The input needs 4 * 1500 / 1000 = 6 workers, 30 s of backlog in 60 s another 4 * 30 / 60 = 2.
+        (evaluation(cpu=0.9, backlog=30_000, growth=500), 8),
+        (evaluation(cpu=0.9, backlog=30_000, growth=0), 6),  # the input needs the 4 there are
+        (evaluation(cpu=0.9, backlog=30_000, growth=-1), 4),  # drains already
+        (evaluation(cpu=0.75, backlog=30_000, growth=500), 4),  # not CPU: another sort of trouble
+        (evaluation(cpu=0.9, backlog=10_000, growth=500), 4),  # 10 s are healthy
+        (evaluation(cpu=0.9, backlog=1000, growth=1000, throughput=0), 100),  # nothing is read at all
+        (evaluation(cpu=0.3, backlog=5000, growth=-1), 2),  # 4 * 0.3 / 0.75 = 1.6
+        (evaluation(cpu=0.375, backlog=5000, growth=-1), 2),  # exactly 75 % on 2
+        (evaluation(cpu=0.0, backlog=0, growth=-1), 1),
+        (evaluation(cpu=0.3, backlog=5000, growth=0), 4),
+        (evaluation(cpu=0.3, backlog=10_000, growth=-1), 4),
+        (evaluation(cpu=0.75, backlog=0, growth=-1), 4),
+    ],
+)
+def test_threshold_is_the_originals(seen, target):
+    assert target_of(decide(seen, LIMITS, Memory(), SETTINGS), seen) == target
+
+
+def test_threshold_takes_the_authors_articles_numbers():
+    article = AutoscalerSettings(policy="threshold", up_backlog_time=120, up_cpu=0.9, up_if="either", down_cpu=0.7)
+    seen = evaluation(cpu=0.2, backlog=130_000, growth=0)
+    assert decide(seen, LIMITS, Memory(), article).target == 4 + 9
+    seen = evaluation(cpu=0.5, backlog=0, growth=-1)
+    assert decide(seen, LIMITS, Memory(), article).target == 3
+
+
+# Properties of every policy
+
+few = settings(max_examples=40, deadline=None)
+
+rates = st.floats(0, 1e9)
+evaluations = st.builds(
+    evaluation,
+    workers=st.integers(1, 200),
+    throughput=rates,
+    backlog=rates,
+    growth=st.floats(-1e9, 1e9),
+    cpu=st.floats(0, 1.2),
+    hottest_input=st.floats(0, 1),
+    hottest_backlog=st.floats(0, 1),
+    rising=st.floats(-1e6, 1e6),
+)
+policies = st.sampled_from([AutoscalerSettings(policy=name) for name in POLICIES])
+caps = st.none() | st.integers(1, 300)
+limits = st.builds(
+    lambda least, more, *caps: Limits.of(least, least + more, *caps),
+    st.integers(1, 50),
+    st.integers(0, 200),
+    caps,
+    caps,
+)
+
+
+@few
+@given(evaluations, limits, policies)
+def test_bounds_always_hold(seen, limits, policy):
+    decision = decide(seen, limits, Memory(), policy)
+    target = target_of(decision, seen)
+    assert limits.least <= target <= limits.most
+    assert decision.text
+    if isinstance(decision, Rescale):
+        assert decision.target != decision.current == seen.workers
+
+
+@few
+@given(evaluations, limits, policies)
+def test_nothing_is_added_that_partitions_or_quota_cannot_use(seen, limits, policy):
+    decision = decide(seen, limits, Memory(), policy)
+    if isinstance(decision, Rescale) and decision.target > max(decision.current, limits.least):
+        assert decision.target <= limits.useful
+
+
+@few
+@given(evaluations, limits, policies, rates)
+def test_more_backlog_never_gives_fewer_workers(seen, limits, policy, more):
+    worse = replace(seen, backlog=seen.backlog + more)
+    fewer, many = (target_of(decide(each, limits, Memory(), policy), each) for each in (seen, worse))
+    assert fewer <= many
+
+
+@few
+@given(evaluations, limits, policies)
+def test_what_was_decided_is_not_decided_again(seen, limits, policy):
+    decision = decide(seen, limits, Memory(), policy)
+    if isinstance(decision, Rescale):
+        memory = Memory(rescaled_at=seen.at, target=decision.target)
+        for workers in (seen.workers, decision.target):
+            again = decide(replace(seen, workers=workers), limits, memory, policy)
+            assert isinstance(again, Hold)
+            assert again.reason is Reason.RESCALING
+
+
+@few
+@given(evaluations, policies, st.sampled_from(["throughput", "backlog", "growth", "cpu"]))
+def test_a_figure_that_is_no_number_decides_nothing(seen, policy, name):
+    for value in (math.nan, math.inf):
+        assert isinstance(decide(replace(seen, **{name: value}), LIMITS, Memory(), policy), Hold)
+
+
+def test_workers_that_never_came_are_not_counted_nor_asked_for_again():
+    seen = evaluation(workers=8, ready=4, cpu=0.9, backlog=30_000, growth=500)
+    decision = decide(seen, LIMITS, Memory(), SETTINGS)
+    assert isinstance(decision, Hold)
+    assert "4 workers have not joined" in decision.text
+    idle = evaluation(workers=8, ready=4, cpu=0.3, growth=-1)
+    assert decide(idle, LIMITS, Memory(), SETTINGS) == Rescale(8, 2, decide(idle, LIMITS, Memory(), SETTINGS).text)
+
+
+# The window
+
+NAMES = ("flights-0", "flights-1")
+
+
+def observation(at, consumed=0.0, backlog=0.0, **given):
+    fields = {
+        "at": float(at),
+        "workers": 2,
+        "ready": 2,
+        "started": 0.0,
+        "running": frozenset("ab"),
+        "cpu": 0.5,
+        "attempts": {"flights-0": "a", "flights-1": "b"},
+        "positions": dict.fromkeys(NAMES, consumed / 2),
+        "ends": dict.fromkeys(NAMES, (consumed + backlog) / 2),
+    }
+    return Observation(**fields | given)
+
+
+def filled(window, until=160, rate=100.0):
+    for at in range(100, until + 1, 15):
+        assert window.add(observation(at, rate * at, 50.0 * (at - 100))) is None
+    return at
+
+
+def test_rates_come_from_offsets():
+    window = Window(SETTINGS)
+    now = filled(window)
+    found = window.evaluate(now)
+    assert (found.throughput, found.growth, found.input_rate) == pytest.approx((100, 50, 150))
+    assert found.backlog == 50 * (now - 100)
+    assert found.backlog_time == found.backlog / 100
+    assert found.hottest_input == found.hottest_backlog == 0.5
+    assert found.rising == pytest.approx(0)
+
+
+def test_a_busy_partition_is_seen():
+    window = Window(SETTINGS)
+    for at in range(100, 161, 15):
+        ends = {"flights-0": 90.0 * at, "flights-1": 30.0 * at}
+        positions = {"flights-0": 50.0 * at, "flights-1": 30.0 * at}
+        window.add(observation(at, ends=ends, positions=positions))
+    found = window.evaluate(160)
+    assert (found.hottest_input, found.hottest_backlog) == pytest.approx((0.75, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "text"),
+    [
+        ({"started": None}, Reason.NOT_RUNNING, "not running"),
+        ({"ready": 0, "workers": 0}, Reason.NOT_RUNNING, "no worker"),
+        ({"ready": 1}, Reason.RESCALING, "1 of 2 workers"),
+        ({"cpu": math.nan}, Reason.MISSING, "CPU"),
+        ({"ends": {}, "positions": {}}, Reason.MISSING, "no partition"),
+        ({"ends": {"flights-0": 9.0}}, Reason.MISSING, "broker does not know partition flights-1"),
+        ({"positions": {"flights-0": 9.0}}, Reason.MISSING, "position of partition flights-1"),
+        ({"positions": {"flights-0": math.nan, "flights-1": 1.0}}, Reason.MISSING, "no number"),
+        ({"positions": {"flights-0": -3.0, "flights-1": 1.0}}, Reason.MISSING, "no number"),
+        ({"running": frozenset("ac")}, Reason.STALE, "flights-1 is of a subtask that is gone"),
+        ({"attempts": {}}, Reason.STALE, "flights-0 and 1 other"),
+        ({"started": 170.0}, Reason.STALE, "just started"),
+    ],
+)
+def test_what_is_missing_or_old_decides_nothing_and_is_named(given, reason, text):
+    window = Window(SETTINGS)
+    filled(window)
+    hold = window.add(observation(175, 17_500, **given))
+    assert hold.reason is reason
+    assert text in hold.text
+
+
+def test_old_figures_are_stale():
+    window = Window(SETTINGS)
+    now = filled(window)
+    assert isinstance(window.evaluate(now + 180), Evaluation)
+    assert window.evaluate(now + 181).reason is Reason.STALE
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"started": 120.0, "running": frozenset("cd"), "attempts": {"flights-0": "c", "flights-1": "d"}},
+        {"workers": 3, "ready": 3},
+        {"positions": dict.fromkeys(NAMES, 1.0)},
+        {"ends": dict.fromkeys(NAMES, 1.0)},
+    ],
+)
+def test_a_restart_a_rescale_and_a_counter_that_goes_back_start_over(given):
+    window = Window(SETTINGS)
+    filled(window)
+    assert window.add(observation(175, 17_500, **given)) is None
+    assert window.evaluate(175).reason is Reason.WARMING_UP
+
+
+def test_a_missing_figure_now_and_then_costs_one_tick():
+    window = Window(SETTINGS)
+    filled(window)
+    assert window.add(observation(175, 17_500, cpu=math.nan)).reason is Reason.MISSING
+    assert window.add(observation(190, 19_000)) is None
+    assert isinstance(window.evaluate(190), Evaluation)
+
+
+# The loop
+
+
+class World:
+    """Figures, realizer and journal in one; the job is what a test says."""
+
+    def __init__(self):
+        self.now, self.seen, self.memory, self.changes, self.told = 0.0, None, Memory(), [], []
+        self.error = None
+
+    def observe(self):
+        if self.error:
+            raise self.error
+        return self.seen
+
+    def load(self):
+        return self.memory
+
+    def rescale(self, change, memory):
+        if self.error:
+            raise self.error
+        self.memory = memory
+        self.changes.append((change.current, change.target))
+
+    def tell(self, decision, seen, *, acted):
+        self.told.append((decision, seen, acted))
+
+
+def overload(world, loop, *, until, start=100):
+    for at in range(start, until + 1, 15):
+        world.now = at
+        world.seen = observation(at, 100.0 * at, 100.0 * at, cpu=0.9)
+        decision = loop.tick()
+    return decision
+
+
+def test_a_decision_is_carried_out_once_and_remembered():
+    world = World()
+    loop = Autoscaler(SETTINGS, world, world, world, lambda: world.now)
+    assert overload(world, loop, until=190).reason is Reason.RESCALING
+    # At 130: the input needs 2 * 200 / 100 workers, 130 s of backlog 2 * 130 / 60.
+    assert world.changes == [(2, 9)]
+    assert world.memory == Memory(rescaled_at=130, target=9)
+    assert [acted for _, _, acted in world.told] == [False, False, True, False, False, False, False]
+
+
+def test_recommend_tells_and_changes_nothing():
+    world = World()
+    loop = Autoscaler(SETTINGS, world, world, world, lambda: world.now, act=False)
+    assert overload(world, loop, until=130) == Rescale(2, 9, world.told[-1][0].text)
+    assert not world.changes
+    assert world.told[-1][2] is False
+
+
+def test_who_does_not_answer_is_asked_again_and_nothing_is_half_done():
+    world = World()
+    loop = Autoscaler(SETTINGS, world, world, world, lambda: world.now)
+    overload(world, loop, until=115)
+    world.error = FlinkError("Flink does not answer.")
+    assert loop.tick() == Hold(Reason.UNREACHABLE, "Flink does not answer.")
+    refused, world.rescale = world.rescale, lambda *_: (_ for _ in ()).throw(FlinkError("conflict"))
+    world.error = None
+    assert overload(world, loop, start=130, until=130).text == "conflict"
+    assert world.memory == Memory()
+    world.rescale = refused
+    assert overload(world, loop, start=145, until=145).target == 9
+
+
+def test_a_new_launcher_goes_on_where_the_last_one_stopped():
+    world = World()
+    world.memory = Memory(rescaled_at=150, target=9)
+    loop = Autoscaler(SETTINGS, world, world, world, lambda: world.now)
+    assert overload(world, loop, until=145).reason is Reason.RESCALING
+    assert not world.changes
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"min_workers": 5, "max_workers": 4}, ["min_workers=5", "4", "Raise --max_num_workers"]),
+        ({"up_cpu": 0}, ["up_cpu=0"]),
+        ({"time_to_reduce": 0}, ["time_to_reduce=0"]),
+        ({"interval": -1}, ["interval=-1"]),
+        ({"interval": "nan"}, ["interval=nan"]),
+        ({"window": 20}, ["window=20", "interval=15"]),
+        ({"policy": "magic"}, ["policy=magic", "threshold"]),
+        ({"speed": 1}, ["speed: no such setting", "up_cpu"]),
+        ({"interval": 0, "down_cpu": 75}, ["interval=0", "down_cpu=75"]),
+    ],
+)
+def test_a_bad_setting_is_one_clear_error(given, parts):
+    with pytest.raises(ConfigError) as error:
+        AutoscalerSettings.of(given)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_more_workers_than_partitions_are_one_warning():
+    settings = AutoscalerSettings(max_workers=9)
+    for partitions, slots in ((None, 2), (18, 2), (17, 2), (9, 1)):
+        assert not settings.warnings(partitions, slots)
+    (warning,) = settings.warnings(8, 2)
+    assert "9, but 8 partitions keep no more than 4 busy" in warning
