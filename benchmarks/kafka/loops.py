@@ -1,16 +1,20 @@
 """The limit: a plain loop around a consumer, with the same function.
 
-python -m benchmarks.kafka.loops confluent|kafka-python BROKER TOPIC PARTITION,PARTITION FOLDER
+python -m benchmarks.kafka.loops confluent|kafka-python BROKER TOPIC PARTITION,PARTITION FOLDER FUNCTION
 """
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.kafka.work import Meter, parse
+from benchmarks.kafka.work import FUNCTIONS, Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def confluent(brokers: str, topic: str, partitions: list[int], folder: str) -> None:
+def confluent(brokers: str, topic: str, partitions: list[int], folder: str, function: Callable[[bytes], Any]) -> None:
     """Read for ever with confluent-kafka."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
@@ -26,11 +30,13 @@ def confluent(brokers: str, topic: str, partitions: list[int], folder: str) -> N
     cells = Meter(folder).cells
     while True:
         for message in consumer.consume(5000, 1):
-            parse(message.value())
+            function(message.value())
             cells[0] += 1
 
 
-def kafka_python(brokers: str, topic: str, partitions: list[int], folder: str) -> None:
+def kafka_python(
+    brokers: str, topic: str, partitions: list[int], folder: str, function: Callable[[bytes], Any]
+) -> None:
     """Read for ever with kafka-python."""
     from kafka import KafkaConsumer, TopicPartition
 
@@ -42,11 +48,11 @@ def kafka_python(brokers: str, topic: str, partitions: list[int], folder: str) -
     while True:
         for records in consumer.poll(timeout_ms=1000).values():
             for record in records:
-                parse(record.value)
+                function(record.value)
                 cells[0] += 1
 
 
 if __name__ == "__main__":
-    client, servers, name, parts, where = sys.argv[1:]
+    client, servers, name, parts, where, work = sys.argv[1:]
     loop = {"confluent": confluent, "kafka-python": kafka_python}[client]
-    loop(servers, name, [int(each) for each in parts.split(",")], where)
+    loop(servers, name, [int(each) for each in parts.split(",")], where, FUNCTIONS[work])

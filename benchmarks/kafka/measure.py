@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -13,11 +16,14 @@ from benchmarks.kafka.work import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = ["Figures", "Marks", "TooSlowError", "measure"]
 
 _POLL_SECONDS = 0.05
+_TICKS = os.sysconf("SC_CLK_TCK")
+_WARM_SHARE = 0.1
+"""A JVM is warm when its compilers use less than this of the CPU that the run uses. While they are at it they use most:
+a first job takes 30 s and more until its CPU a record is what it stays at."""
 
 
 class TooSlowError(Exception):
@@ -29,11 +35,13 @@ class Marks:
     """Where the middle begins and ends."""
 
     warm_seconds: float
-    """From the first record to the first mark."""
+    """From the first record to the first mark, at least."""
     seconds: float
     """From the first mark to the second, if the records last."""
     total: int
     """Records that there are; the second mark comes before the last 3 % of them."""
+    compile_seconds: float = 0
+    """How much later the first mark may be, for the JVM's compilers to be done."""
     patience: float = 120
     """Seconds until the first record."""
 
@@ -52,6 +60,8 @@ class Figures:
     """Records between the marks."""
     seconds: float
     """Time between the marks."""
+    threads: dict[str, float]
+    """The JVMs' threads that use most: CPU seconds for a million records. Those of compilers are what is not warm."""
 
     @property
     def cpu(self) -> float:
@@ -77,7 +87,8 @@ def measure(folder: Path, roots: Sequence[int], marks: Marks) -> Figures:
         time.sleep(_POLL_SECONDS)
     last = int(marks.total * 0.97)
     time.sleep(marks.warm_seconds)
-    cpu, begin, first = _cpu(roots), time.monotonic(), count(folder)
+    _await_compilers(roots, marks.compile_seconds, folder, last // 2)
+    cpu, threads, begin, first = _cpu(roots), _threads(roots), time.monotonic(), count(folder)
     if first >= last:
         raise TooSlowError(f"{first} of {marks.total} records were read before it was warm")
     while True:
@@ -86,31 +97,66 @@ def measure(folder: Path, roots: Sequence[int], marks: Marks) -> Figures:
         if now >= last or time.monotonic() - begin >= marks.seconds:
             break
     seconds = time.monotonic() - begin
-    after = _cpu(roots)
+    after, threads_after = _cpu(roots), _threads(roots)
     records = now - first
     if records == 0:
         raise TooSlowError(f"stuck at {now} records")
     per_million = 1e6 / records
+    threads_after.subtract(threads)
     return Figures(
         rate=records / seconds,
         jvm=(after[0] - cpu[0]) * per_million,
         python=(after[1] - cpu[1]) * per_million,
         records=records,
         seconds=seconds,
+        threads={name: used / _TICKS * per_million for name, used in threads_after.most_common(8)},
     )
+
+
+def _await_compilers(roots: Sequence[int], seconds: float, folder: Path, records: int) -> None:
+    """Wait until the JVMs are warm, but no longer than so many seconds, and so that records remain to be measured."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and count(folder) < records:
+        before, used = _threads(roots), sum(_cpu(roots))
+        time.sleep(1)
+        spent = _threads(roots)
+        spent.subtract(before)
+        compilers = sum(ticks for name, ticks in spent.items() if "CompilerThre" in name) / _TICKS
+        if compilers < _WARM_SHARE * (sum(_cpu(roots)) - used):
+            return
+
+
+def _processes(roots: Sequence[int]) -> list[psutil.Process]:
+    found = []
+    for root in roots:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(root)
+            found += [process, *process.children(recursive=True)]
+    return found
 
 
 def _cpu(roots: Sequence[int]) -> tuple[float, float]:
     """CPU seconds of JVMs and of Python processes so far."""
     jvm = python = 0.0
-    for root in roots:
+    for each in _processes(roots):
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(root)
-            for each in (process, *process.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    times = each.cpu_times()
-                    if each.name() == "java":
-                        jvm += times.user + times.system
-                    elif each.name().startswith("python"):
-                        python += times.user + times.system
+            times = each.cpu_times()
+            if each.name() == "java":
+                jvm += times.user + times.system
+            elif each.name().startswith("python"):
+                python += times.user + times.system
     return jvm, python
+
+
+def _threads(roots: Sequence[int]) -> Counter[str]:
+    """CPU ticks of the JVMs' threads so far, by name without its number (Linux cuts names at 15 characters)."""
+    ticks: Counter[str] = Counter()
+    for each in _processes(roots):
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):
+            if each.name() == "java":
+                for task in Path(f"/proc/{each.pid}/task").iterdir():
+                    with contextlib.suppress(OSError):
+                        name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(") ")
+                        user, system = fields.split()[11:13]
+                        ticks[name.rstrip("0123456789#-")] += int(user) + int(system)
+    return ticks

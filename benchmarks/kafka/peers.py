@@ -46,6 +46,8 @@ class Case:
     topic: str
     parallelism: int
     marks: Marks
+    function: str
+    """Of ``work.FUNCTIONS``."""
 
 
 class Loop:
@@ -67,7 +69,7 @@ class Loop:
                 for number in range(case.parallelism):
                     mine = ",".join(str(each) for each in range(number, PARTITIONS, case.parallelism))
                     command = [sys.executable, "-m", "benchmarks.kafka.loops", self._client, case.brokers, case.topic]
-                    processes.append(subprocess.Popen([*command, mine, folder], cwd=ROOT))
+                    processes.append(subprocess.Popen([*command, mine, folder, case.function], cwd=ROOT))
                 return measure(Path(folder), [each.pid for each in processes], case.marks)
             finally:
                 for process in processes:
@@ -146,6 +148,7 @@ class Ours(_OnFlink):
         )
         _submit(
             source,
+            case,
             folder,
             "--runner=FlinkK8s",
             "--k8s_target=local",
@@ -196,6 +199,7 @@ class Stock(_OnFlink):
         )
         _submit(
             source,
+            case,
             folder,
             "--runner=FlinkRunner",
             f"--flink_master=http://{address}",
@@ -211,11 +215,11 @@ class Stock(_OnFlink):
         )
 
 
-def _submit(source: PTransform, folder: str, *flags: str) -> None:
+def _submit(source: PTransform, case: Case, folder: str, *flags: str) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     options = beam.options.pipeline_options.PipelineOptions(["--streaming", *flags])
     pipeline = beam.Pipeline(options=options)
-    beam_jobs.read(pipeline, source, folder)
+    beam_jobs.read(pipeline, source, folder, case.function)
     pipeline.run()
 
 
