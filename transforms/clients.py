@@ -98,7 +98,9 @@ class Producer(Protocol):
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
+        *,
         timestamp_ms: int | None,
+        partition: int | None,
     ) -> None:
         """Queue a record; errors come from here or from ``flush``."""
 
@@ -252,15 +254,25 @@ class _KafkaPythonProducer:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
+        *,
         timestamp_ms: int | None,
+        partition: int | None,
     ) -> None:
         if key is None and value is None:
             raise KafkaError(
                 f"A record for {topic} has neither key nor value; kafka-python cannot write it.",
                 hint="Give it an empty key (b''), or run on Flink, whose client can.",
             )
+        for name, content in headers:
+            if content is None:
+                raise KafkaError(
+                    f"A record for {topic} has the header {name!r} without a value; kafka-python cannot write it.",
+                    hint="Give it an empty value (b''), or run on Flink, whose client can.",
+                )
         with _own_errors(f"Kafka at {self._servers}: writing to {topic} failed"):
-            future = self._producer.send(topic, value=value, key=key, headers=list(headers), timestamp_ms=timestamp_ms)
+            future = self._producer.send(
+                topic, value=value, key=key, headers=list(headers), timestamp_ms=timestamp_ms, partition=partition
+            )
         future.add_errback(self._failed)
 
     def _failed(self, error: BaseException) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from beam_k8s.errors import ConfigError
 
@@ -21,11 +21,13 @@ __all__ = [
     "DEFAULT_OUT_OF_ORDERNESS_S",
     "FRAME_BYTES",
     "FRAME_RECORDS",
+    "TOPIC_HINT",
     "DeliveryGuarantee",
     "ReadConfig",
     "Start",
     "TimestampPolicy",
     "WriteConfig",
+    "is_topic",
     "read_config",
     "write_config",
 ]
@@ -57,6 +59,7 @@ _GUARANTEES: tuple[DeliveryGuarantee, ...] = ("at_least_once", "exactly_once", "
 
 # Kafka's rule: letters, digits, '.', '_' and '-', at most 249 characters.
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+TOPIC_HINT = "Letters, digits, '.', '_' and '-', at most 249 characters."
 _REFERENCE = re.compile(r"(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)")
 _SECRET_KEY = re.compile(
     r"password|secret|credential|token$|\.token\.|keystore\.key$|basic\.auth\.user\.info", re.IGNORECASE
@@ -132,7 +135,8 @@ class WriteConfig:
     """One checked ``WriteToKafka``: the payload of the URN."""
 
     bootstrap_servers: str
-    topic: str
+    topic: str | None
+    """None: every record names its own."""
     properties: Mapping[str, str]
     delivery_guarantee: DeliveryGuarantee
     transactional_id_prefix: str | None
@@ -245,7 +249,7 @@ def read_config(
 
 def write_config(
     producer_config: Mapping[str, object],
-    topic: str,
+    topic: str | None,
     *,
     delivery_guarantee: str,
     transactional_id_prefix: str | None,
@@ -259,7 +263,8 @@ def write_config(
     properties = _properties("producer_config", producer_config, errors)
     servers = _bootstrap_servers("producer_config", properties, errors)
     _refuse_serde_properties(properties, ("key.serializer", "value.serializer"), "producer_config", errors)
-    (checked_topic,) = _topics([topic], errors, option="topic") or ("",)
+    if topic is not None:
+        _topics([topic], errors, option="topic")
     guarantee: DeliveryGuarantee = "at_least_once"
     if delivery_guarantee not in _GUARANTEES:
         errors.add(f"delivery_guarantee is {delivery_guarantee!r}.", f"Use one of {', '.join(_GUARANTEES)}.")
@@ -277,6 +282,13 @@ def write_config(
             f"delivery_guarantee={guarantee!r} uses no transactions.",
             "Add delivery_guarantee='exactly_once', or remove the prefix.",
         )
+    if "partitioner.class" in properties:
+        errors.add(
+            f"producer_config['partitioner.class'] is {properties['partitioner.class']!r}, but a Java class runs on "
+            "Flink only: elsewhere the same records would go to other partitions.",
+            "Remove it for Kafka's own partitioner (murmur2 of the key), or choose in the pipeline: "
+            "ProducerRecord(key, value, partition=...).",
+        )
     if "transactional.id" in properties:
         errors.add(
             f"producer_config['transactional.id'] is {properties['transactional.id']!r}, but each subtask of "
@@ -284,7 +296,12 @@ def write_config(
             "Use delivery_guarantee='exactly_once' and transactional_id_prefix=...",
         )
     errors.raise_any()
-    return WriteConfig(servers, checked_topic, properties, guarantee, transactional_id_prefix)
+    return WriteConfig(servers, topic, properties, guarantee, transactional_id_prefix)
+
+
+def is_topic(name: object) -> TypeGuard[str]:
+    """Whether Kafka takes this as the name of a topic."""
+    return isinstance(name, str) and bool(_TOPIC.fullmatch(name)) and name not in (".", "..")
 
 
 class _Errors:
@@ -401,13 +418,10 @@ def _topics(topics: object, errors: _Errors, *, option: str = "topics") -> tuple
         errors.add("topics is empty.", "Name at least one topic.")
     names: list[str] = []
     for topic in found:
-        if isinstance(topic, str) and _TOPIC.fullmatch(topic) and topic not in (".", ".."):
+        if is_topic(topic):
             names.append(topic)
         else:
-            errors.add(
-                f"{option} has {topic!r}, which is no name of a Kafka topic.",
-                "Letters, digits, '.', '_' and '-', at most 249 characters; patterns are not supported.",
-            )
+            errors.add(f"{option} has {topic!r}, which is no name of a Kafka topic.", TOPIC_HINT)
     # The order of first mention; a topic named twice is read once.
     return tuple(dict.fromkeys(names))
 

@@ -20,14 +20,17 @@ Read frame (broker to pipeline)::
         metadata only: n x i32 length of header block
         n x (key, value, and with metadata the header block)
 
-Write frame (pipeline to broker)::
+Write frame (pipeline to broker); what a bit stands for is there only if the bit is set::
 
-    u8  version (1)
-    u8  flags: bit 0 = timestamps, bit 1 = headers
+    u8  version (2)
+    u8  flags: bit 0 = timestamps, bit 1 = headers, bit 2 = topics, bit 3 = partitions
     i32 n
-    bit 0 only: n x i64 timestamp [ms]
+    bit 2: u16 number of topics; each is u16 length, name (UTF-8); then n x u16 the record's topic in this table.
+           Without it all records are for the topic that the write was given
+    bit 3: n x i32 partition, -1 = left to the producer's partitioner
+    bit 0: n x i64 timestamp [ms], -1 = the time of the write
     n x i32 length of key, -1 = null;  n x i32 length of value, -1 = null
-    bit 1 only: n x i32 length of header block
+    bit 1: n x i32 length of header block
     n x (key, value, and with bit 1 the header block)
 
 Header block: i16 count, then for each header i16 length of name, name (UTF-8), i32 length of value (-1 = null), value.
@@ -49,9 +52,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CREATE_TIME",
     "LOG_APPEND_TIME",
+    "NOT_GIVEN",
     "NO_TIMESTAMP_TYPE",
+    "READ_VERSION",
     "UNKNOWN_BACKLOG",
-    "VERSION",
+    "WRITE_VERSION",
     "FrameError",
     "Header",
     "Record",
@@ -63,7 +68,8 @@ __all__ = [
     "encode_write_frame",
 ]
 
-VERSION = 1
+READ_VERSION = 1
+WRITE_VERSION = 2
 
 CREATE_TIME = 0
 LOG_APPEND_TIME = 1
@@ -71,9 +77,14 @@ NO_TIMESTAMP_TYPE = 255
 
 UNKNOWN_BACKLOG = -1
 
+NOT_GIVEN = -1
+"""As a record's partition or timestamp to write: Kafka's producer chooses."""
+
 _METADATA = 1
 _TIMESTAMPS = 1
 _HEADERS = 2
+_TOPICS = 4
+_PARTITIONS = 8
 
 _FRAME_HEAD = struct.Struct(">BBi")
 _SEGMENT_TAIL = struct.Struct(">iqBi")
@@ -109,11 +120,16 @@ class Segment(NamedTuple):
 
 
 class WriteBatch(NamedTuple):
-    """Records to write. ``timestamps`` [ms] and ``headers`` are None where the frame has none."""
+    """Records to write. The other fields are None, or hold one entry a record; see NOT_GIVEN for their numbers.
+
+    ``timestamps`` are in ms; without ``topics`` all records are for the write's own topic.
+    """
 
     records: Sequence[Record]
     timestamps: Sequence[int] | None = None
     headers: Sequence[Sequence[Header]] | None = None
+    topics: Sequence[str] | None = None
+    partitions: Sequence[int] | None = None
 
 
 def encode_read_frame(segments: Sequence[Segment], *, metadata: bool) -> bytes:
@@ -122,7 +138,7 @@ def encode_read_frame(segments: Sequence[Segment], *, metadata: bool) -> bytes:
     Raises:
         FrameError: sequences differ in length, or a number or a length is out of its field's range.
     """
-    parts = [_FRAME_HEAD.pack(VERSION, _METADATA if metadata else 0, len(segments))]
+    parts = [_FRAME_HEAD.pack(READ_VERSION, _METADATA if metadata else 0, len(segments))]
     try:
         for segment in segments:
             n = len(segment.records)
@@ -151,7 +167,7 @@ def decode_read_frame(frame: bytes) -> list[Segment]:
     """
     try:
         version, flags, count = _FRAME_HEAD.unpack_from(frame)
-        _check_version(version)
+        _check_version(version, READ_VERSION)
         metadata = bool(flags & _METADATA)
         at = _FRAME_HEAD.size
         segments: list[Segment] = []
@@ -190,21 +206,31 @@ def decode_read_frame(frame: bytes) -> list[Segment]:
     return segments
 
 
-def encode_write_frame(
-    records: Sequence[Record],
-    *,
-    timestamps: Sequence[int] | None = None,
-    headers: Sequence[Sequence[Header]] | None = None,
-) -> bytes:
-    """Encode records to write; ``timestamps`` [ms] and ``headers``, where given, hold one entry a record.
+def encode_write_frame(batch: WriteBatch) -> bytes:
+    """Encode records to write.
 
     Raises:
         FrameError: sequences differ in length, or a number or a length is out of its field's range.
     """
+    records, timestamps, headers, topics, partitions = batch
     n = len(records)
-    flags = (_TIMESTAMPS if timestamps is not None else 0) | (_HEADERS if headers is not None else 0)
-    parts = [_FRAME_HEAD.pack(VERSION, flags, n)]
+    flags = (
+        (_TIMESTAMPS if timestamps is not None else 0)
+        | (_HEADERS if headers is not None else 0)
+        | (_TOPICS if topics is not None else 0)
+        | (_PARTITIONS if partitions is not None else 0)
+    )
+    parts = [_FRAME_HEAD.pack(WRITE_VERSION, flags, n)]
     try:
+        if topics is not None:
+            table = {name: number for number, name in enumerate(dict.fromkeys(topics))}
+            parts.append(_U16.pack(len(table)))
+            for name in table:
+                encoded = name.encode()
+                parts += (_U16.pack(len(encoded)), encoded)
+            parts.append(struct.pack(f">{n}H", *[table[name] for name in topics]))
+        if partitions is not None:
+            parts.append(struct.pack(f">{n}i", *partitions))
         if timestamps is not None:
             parts.append(struct.pack(f">{n}q", *timestamps))
         if headers is not None and len(headers) != n:
@@ -223,10 +249,17 @@ def decode_write_frame(frame: bytes) -> WriteBatch:
     """
     timestamps: Sequence[int] | None = None
     headers: Sequence[Sequence[Header]] | None = None
+    topics: Sequence[str] | None = None
+    partitions: Sequence[int] | None = None
     try:
         version, flags, n = _FRAME_HEAD.unpack_from(frame)
-        _check_version(version)
+        _check_version(version, WRITE_VERSION)
         at = _FRAME_HEAD.size
+        if flags & _TOPICS:
+            topics, at = _read_topics(frame, at, n)
+        if flags & _PARTITIONS:
+            partitions = struct.unpack_from(f">{n}i", frame, at)
+            at += 4 * n
         if flags & _TIMESTAMPS:
             timestamps = struct.unpack_from(f">{n}q", frame, at)
             at += 8 * n
@@ -234,16 +267,16 @@ def decode_write_frame(frame: bytes) -> WriteBatch:
             records, headers, at = _read_records_with_headers(frame, at, n)
         else:
             records, at = _read_records(frame, at, n)
-    except (struct.error, UnicodeDecodeError) as error:
+    except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise FrameError(f"No write frame in {len(frame)} bytes: {error}") from error
     _check_end(frame, at)
-    return WriteBatch(records, timestamps, headers)
+    return WriteBatch(records, timestamps, headers, topics, partitions)
 
 
-def _check_version(version: int) -> None:
-    if version != VERSION:
+def _check_version(version: int, ours: int) -> None:
+    if version != ours:
         raise FrameError(
-            f"A frame has version {version}; this side knows version {VERSION}.",
+            f"A frame has version {version}; this side knows version {ours}.",
             hint="The runner's jar and the Python package in the image differ: build both from one release.",
         )
 
@@ -278,6 +311,18 @@ def _append_records(parts: list[bytes], records: Sequence[Record], headers: Sequ
     parts.append(struct.pack(f">{n}i", *map(len, blocks)))
     for (key, value), block in zip(records, blocks, strict=True):
         parts += (key, value, block)  # type: ignore[arg-type]
+
+
+def _read_topics(frame: bytes, at: int, n: int) -> tuple[list[str], int]:
+    (count,) = _U16.unpack_from(frame, at)
+    at += 2
+    table = []
+    for _ in range(count):
+        (length,) = _U16.unpack_from(frame, at)
+        at += 2
+        table.append(frame[at : at + length].decode())
+        at += length
+    return [table[number] for number in struct.unpack_from(f">{n}H", frame, at)], at + 2 * n
 
 
 def _read_records(frame: bytes, at: int, n: int) -> tuple[list[Record], int]:

@@ -13,6 +13,7 @@ records, their timestamps and the metrics are the same everywhere.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import apache_beam as beam
@@ -29,8 +30,10 @@ from beam_k8s.transforms.clients import KafkaPythonConsumers, KafkaPythonProduce
 from beam_k8s.transforms.config import (
     FRAME_BYTES,
     FRAME_RECORDS,
+    TOPIC_HINT,
     ReadConfig,
     WriteConfig,
+    is_topic,
     read_config,
     write_config,
 )
@@ -48,6 +51,7 @@ __all__ = [
     "WRITE_URN",
     "KafkaHeader",
     "KafkaRecord",
+    "ProducerRecord",
     "ReadFromKafka",
     "WriteToKafka",
 ]
@@ -137,6 +141,46 @@ class KafkaRecordCoder(coders.Coder):
 
 
 coders.registry.register_coder(KafkaRecord, KafkaRecordCoder)
+
+
+class ProducerRecord(NamedTuple):
+    """A record to write that says more than ``(key, value)``, by the field names of Kafka's own ProducerRecord.
+
+    ``topic``: None is the topic of WriteToKafka. ``headers``: pairs of a name and bytes or None. ``timestamp`` is in
+    ms since the epoch; None is the time of the write. ``partition``: None leaves it to the partitioner.
+    """
+
+    key: Any
+    value: Any
+    topic: Optional[str] = None  # noqa: UP045
+    headers: Any = ()
+    timestamp: Optional[int] = None  # noqa: UP045
+    partition: Optional[int] = None  # noqa: UP045
+
+
+class ProducerRecordCoder(coders.Coder):
+    """ProducerRecord as bytes. It takes wrong fields too: that they are wrong is for WriteToKafka to say."""
+
+    _fields = coders.FastPrimitivesCoder()
+
+    def encode(self, value: ProducerRecord) -> bytes:
+        encoded: bytes = self._fields.encode(tuple(value))
+        return encoded
+
+    def decode(self, encoded: bytes) -> ProducerRecord:
+        return ProducerRecord(*self._fields.decode(encoded))
+
+    def to_type_hint(self) -> type[ProducerRecord]:
+        return ProducerRecord
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+coders.registry.register_coder(ProducerRecord, ProducerRecordCoder)
 
 
 class ReadFromKafka(beam.PTransform):
@@ -276,12 +320,13 @@ class ReadFromKafka(beam.PTransform):
 
 
 class WriteToKafka(beam.PTransform):
-    """Write ``(key, value)`` pairs to a Kafka topic. None as key or value is written as null.
+    """Write ``(key, value)`` pairs, or ProducerRecords, to Kafka. None as key or value is written as null.
 
     Args:
         producer_config: properties by the names of Kafka's Java client. ``bootstrap.servers`` is needed. Secrets are
             references: ``env:NAME`` or ``file:PATH``.
-        topic: name of the topic.
+        topic: name of the topic of all records that do not name their own. None: every record is a ProducerRecord that
+            does.
         key_serializer: Java class name of a common Kafka serializer, or a Python callable ``object -> bytes``.
             Never called for None.
         value_serializer: the same, for values.
@@ -302,7 +347,7 @@ class WriteToKafka(beam.PTransform):
     def __init__(
         self,
         producer_config: Mapping[str, object],
-        topic: str,
+        topic: str | None = None,
         key_serializer: str | Serializer = byte_array_serializer,
         value_serializer: str | Serializer = byte_array_serializer,
         expansion_service: object = None,
@@ -326,13 +371,13 @@ class WriteToKafka(beam.PTransform):
         if errors:
             raise ConfigError.of_all(errors)
         _warn_of_expansion_service(self, expansion_service)
-        self._input = typehints.Tuple[key_hint, value_hint]
+        self._input = typehints.Union[typehints.Tuple[key_hint, value_hint], ProducerRecord]
 
     def expand(self, pcoll: beam.PCollection) -> beam.pvalue.PDone:
-        pack = Pack() if self._key is None and self._value is None else None
-        packed = pcoll | "Pack" >> _IntoGlobalWindow(pack or SerializeAndPack(self._key, self._value)).with_input_types(
-            self._input
-        ).with_output_types(bytes)
+        topic = self._config.topic
+        plain = self._key is None and self._value is None
+        pack = Pack(topic) if plain else SerializeAndPack(topic, self._key, self._value)
+        packed = pcoll | "Pack" >> _IntoGlobalWindow(pack).with_input_types(self._input).with_output_types(bytes)
         return packed | "Sink" >> Sink(self._config)
 
     def default_label(self) -> str:
@@ -341,7 +386,7 @@ class WriteToKafka(beam.PTransform):
     def display_data(self) -> dict[str, DisplayDataItem]:
         config = self._config
         return {
-            "topic": DisplayDataItem(config.topic, label="Topic"),
+            "topic": DisplayDataItem(config.topic, label="Topic").drop_if_none(),
             "bootstrap_servers": DisplayDataItem(config.bootstrap_servers, label="Brokers"),
             "delivery_guarantee": DisplayDataItem(config.delivery_guarantee, label="Delivery"),
         }
@@ -480,13 +525,14 @@ def _micros(timestamps: Sequence[int]) -> list[int]:
 
 
 class Pack(beam.DoFn):
-    """(key, value) -> write frames: one when it is full, and one at the end of the bundle.
+    """Records -> write frames: one when it is full, and one at the end of the bundle.
 
     Windows and timestamps of the records are not looked at (a parameter for them would cost 3 to 6 us a record): a
     frame is in the global window at the least timestamp.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, topic: str | None) -> None:
+        self._topic = topic
         self._written = Metrics.counter(metrics.NAMESPACE, metrics.RECORDS_WRITTEN)
         self._records: list[Any] = []
         self._bytes = 0
@@ -504,7 +550,7 @@ class Pack(beam.DoFn):
             if value is not None:
                 self._bytes += len(value)
         except (TypeError, IndexError, KeyError) as error:
-            raise _not_writable([record]) from error
+            raise _not_writable([record], self._topic) from error
         if len(records) < FRAME_RECORDS and self._bytes < FRAME_BYTES:
             return ()
         return (self._frame(),)
@@ -516,10 +562,7 @@ class Pack(beam.DoFn):
         records = self._records
         self._records = []
         self._bytes = 0
-        try:
-            frame = frames.encode_write_frame(records)
-        except (TypeError, ValueError) as error:
-            raise _not_writable(records) from error
+        frame = _write_frame(records, self._topic)
         self._written.inc(len(records))
         return windowed_value(frame, MIN_TIMESTAMP.micros, _GLOBAL)
 
@@ -527,19 +570,25 @@ class Pack(beam.DoFn):
 class SerializeAndPack(Pack):
     """Pack with functions for key and value; None as a function means bytes, None as a value stays None."""
 
-    def __init__(self, key: Serializer | None, value: Serializer | None) -> None:
-        super().__init__()
+    def __init__(self, topic: str | None, key: Serializer | None, value: Serializer | None) -> None:
+        super().__init__(topic)
         self._key = key or _same
         self._value = value or _same
 
     def process(self, record: Any) -> Iterable[Any] | None:
-        key, value = record
-        return super().process(
-            (
-                None if key is None else self._key(key),
-                None if value is None else self._value(value),
-            )
-        )
+        more: Sequence[Any] = ()
+        try:
+            if isinstance(record, ProducerRecord):
+                key, value, *more = record
+            else:
+                key, value = record
+        except (TypeError, ValueError) as error:
+            raise _not_writable([record], self._topic) from error
+        if key is not None:
+            key = self._key(key)
+        if value is not None:
+            value = self._value(value)
+        return super().process(ProducerRecord(key, value, *more) if more else (key, value))
 
 
 class _IntoGlobalWindow(beam.ParDo):
@@ -571,15 +620,16 @@ class WriteFrames(beam.DoFn):
     def process(self, frame: bytes) -> Iterable[Any]:
         if self._producer is None:
             self._producer = self._producers.open()
-        batch = frames.decode_write_frame(frame)
-        send, topic = self._producer.send, self._config.topic
-        for index, (key, value) in enumerate(batch.records):
+        records, timestamps, headers, topics, partitions = frames.decode_write_frame(frame)
+        send, topic = self._producer.send, self._config.topic or ""  # without one, the frame names them
+        for index, (key, value) in enumerate(records):
             send(
-                topic,
+                topics[index] if topics else topic,
                 key,
                 value,
-                batch.headers[index] if batch.headers else (),
-                batch.timestamps[index] if batch.timestamps else None,
+                headers[index] if headers else (),
+                timestamp_ms=_given(timestamps, index),
+                partition=_given(partitions, index),
             )
         return ()
 
@@ -597,24 +647,104 @@ def _same(data: Any) -> Any:
     return data
 
 
-def _not_writable(records: Sequence[Any]) -> BeamK8sError:
+def _given(numbers: Sequence[int] | None, index: int) -> int | None:
+    return None if numbers is None or numbers[index] == frames.NOT_GIVEN else numbers[index]
+
+
+def _write_frame(records: Sequence[Any], topic: str | None) -> bytes:
+    """A frame of pairs and ProducerRecords.
+
+    Raises:
+        ConfigError: one of them cannot be written; says what is wrong with it.
+    """
+    if topic is not None:
+        # Nearly always there are only pairs of bytes. If not, this fails soon: finding out before costs as much.
+        with suppress(TypeError, ValueError):
+            return frames.encode_write_frame(frames.WriteBatch(records))
+    if any(_fault(record, topic) for record in records):
+        raise _not_writable(records, topic)
+    full = [ProducerRecord(*record) for record in records]
+    named = topic is None or any(record.topic is not None for record in full)
+    return frames.encode_write_frame(
+        frames.WriteBatch(
+            [record[:2] for record in full],
+            timestamps=_column([record.timestamp for record in full]),
+            headers=[record.headers for record in full] if any(record.headers for record in full) else None,
+            topics=[record.topic or topic or "" for record in full] if named else None,
+            partitions=_column([record.partition for record in full]),
+        )
+    )
+
+
+def _column(numbers: Sequence[int | None]) -> Sequence[int] | None:
+    if all(number is None for number in numbers):
+        return None
+    return [frames.NOT_GIVEN if number is None else number for number in numbers]
+
+
+def _not_writable(records: Sequence[Any], topic: str | None) -> BeamK8sError:
     for record in records:
+        fault = _fault(record, topic)
+        if fault:
+            message, hint = fault
+            return ConfigError(f"WriteToKafka got {message}", hint=hint)
+    return ConfigError("WriteToKafka got records that do not fit into a frame.")
+
+
+def _fault(record: Any, topic: str | None) -> tuple[str, str] | None:
+    """What is wrong with a record, and the way out; None if it can be written."""
+    if isinstance(record, ProducerRecord):
+        key, value, own, headers, timestamp, partition = record
+        for field, number, largest in (("timestamp", timestamp, 2**63 - 1), ("partition", partition, 2**31 - 1)):
+            if number is not None and not _is_number(number, largest):
+                return (
+                    f"a ProducerRecord whose {field} is {number!r}.",
+                    f"Give a whole number from 0 to {largest}, or None to leave it to Kafka's producer.",
+                )
+        if own is not None and not is_topic(own):
+            return f"a ProducerRecord whose topic is {own!r}, which is no name of a Kafka topic.", TOPIC_HINT
+        if headers != () and not _are_headers(headers):
+            return (
+                "a ProducerRecord whose headers are no list of (str, bytes or None).",
+                "For example headers=[('trace', b'1')]; encode text as bytes.",
+            )
+    else:
         try:
             key, value = record
         except (TypeError, ValueError):
-            return ConfigError(
-                f"WriteToKafka got a {type(record).__name__} that is no pair.",
-                hint="Give (key, value); use (None, value) for records without a key.",
+            return (
+                f"a {type(record).__name__} that is neither a pair nor a ProducerRecord.",
+                "Give (key, value), or ProducerRecord(key, value, ...); None is the key of records without one.",
             )
-        for name, part in (("key", key), ("value", value)):
-            if part is not None and not isinstance(part, (bytes, bytearray, memoryview)):
-                return ConfigError(
-                    f"WriteToKafka got a {name} of type {type(part).__name__}, but {name}_serializer makes no "
-                    "bytes of it.",
-                    hint=f"Encode it in the step before, or set {name}_serializer, for example to "
-                    f"'{_SERIALIZATION}StringSerializer'.",
-                )
-    return ConfigError("WriteToKafka got records that do not fit into a frame.")
+        own = None
+    if own is None and topic is None:
+        return (
+            "a record without a topic, and has none itself.",
+            "Give ProducerRecord(key, value, topic=...), or WriteToKafka a topic for the records that name none.",
+        )
+    for name, part in (("key", key), ("value", value)):
+        if part is not None and not isinstance(part, (bytes, bytearray, memoryview)):
+            example = f"'{_SERIALIZATION}StringSerializer'"
+            return (
+                f"a {name} of type {type(part).__name__}, but {name}_serializer makes no bytes of it.",
+                f"Encode it in the step before, or set {name}_serializer, for example to {example}.",
+            )
+    return None
+
+
+def _is_number(number: Any, largest: int) -> bool:
+    # By __index__, as struct takes it: numpy's and pandas' numbers too, but no float.
+    return hasattr(number, "__index__") and not isinstance(number, bool) and 0 <= number <= largest
+
+
+def _are_headers(headers: Any) -> bool:
+    return isinstance(headers, (list, tuple)) and all(
+        isinstance(header, tuple)
+        and len(header) == 2
+        and isinstance(header[0], str)
+        and (header[1] is None or isinstance(header[1], bytes))
+        for header in headers
+    )
 
 
 def _checked(check: Any, option: str, given: object, errors: list[BeamK8sError]) -> tuple[Any, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 
+from beam_k8s.transforms import ProducerRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,6 +21,13 @@ def show_record(record: KafkaRecord) -> tuple[None, bytes]:
     fields = record._asdict()
     fields["headers"] = [(header.key, header.value) for header in record.headers]
     return None, repr(fields).encode()
+
+
+def rewritten(record: KafkaRecord, topics: list[str | None]) -> ProducerRecord:
+    """The record as it is, for a topic by its offset."""
+    headers = [tuple(header) for header in record.headers]
+    topic = topics[record.offset % len(topics)]
+    return ProducerRecord(record.key, record.value, topic, headers, record.timestamp, record.partition)
 
 
 def show(element: object) -> tuple[None, bytes]:

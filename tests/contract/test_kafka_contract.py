@@ -360,6 +360,38 @@ def test_python_functions_as_deserializer_and_serializer(kafka: Kafka) -> None:
     }
 
 
+def test_records_go_where_they_say_with_the_time_and_headers_they_have(kafka: Kafka) -> None:
+    source, named, default = (kafka.topic(3, label=label) for label in ("source", "named", "default"))
+    kafka.broker.produce(
+        source,
+        [
+            (None if n % 7 == 0 else b"k%d" % n, b"v%d" % n,
+             {"partition": n % 3, "timestamp_ms": 1_000 + n, "headers": [("n", b"%d" % n), ("é", b"")] * (n % 2)})
+            for n in range(1_200)
+        ],
+    )  # fmt: skip
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest", with_metadata=True)
+    # The shuffle proves the coder, also in workers that never saw the class before.
+    kafka.run(
+        lambda pipeline: (
+            pipeline
+            | read
+            | beam.Map(steps.rewritten, topics=[named, None])
+            | beam.Reshuffle()
+            | WriteToKafka(kafka.servers, default)
+        )
+    )
+    for remainder, target in enumerate((named, default)):
+        expected = [record for record in kafka.broker.read_topic(source) if record.offset % 2 == remainder]
+        assert len(expected) == 600
+        assert Counter(told(kafka.broker.read_topic(target))) == Counter(told(expected))
+
+
+def told(records: Sequence[StoredRecord]) -> list:
+    """All that a producer says of a record."""
+    return [(each.partition, each.timestamp, each.key, each.value, each.headers) for each in records]
+
+
 def test_a_write_from_any_windowing_writes_each_record_once(kafka: Kafka) -> None:
     source = kafka.topic(1)
     kafka.broker.produce(source, numbered(20))

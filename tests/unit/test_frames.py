@@ -62,19 +62,22 @@ def test_a_read_frame_with_metadata_gives_back_its_segments(
     assert list(map(plain, frames.decode_read_frame(frame))) == list(map(plain, given_segments))
 
 
-@given(st.data())
-def test_a_write_frame_gives_back_its_records(data: st.DataObject) -> None:
-    records = data.draw(RECORDS)
+@st.composite
+def batches(draw: st.DrawFn) -> frames.WriteBatch:
+    records = draw(RECORDS)
     n = len(records)
-    timestamps = data.draw(st.none() | st.lists(I64, min_size=n, max_size=n))
-    headers = data.draw(st.none() | st.lists(HEADERS, min_size=n, max_size=n))
-    frame = frames.encode_write_frame(records, timestamps=timestamps, headers=headers)
-    batch = frames.decode_write_frame(frame)
-    assert list(batch.records) == records
-    assert (batch.timestamps is None) == (timestamps is None)
-    assert list(batch.timestamps or ()) == (timestamps or [])
-    assert (batch.headers is None) == (headers is None)
-    assert [list(block) for block in batch.headers or ()] == (headers or [])
+
+    def of(each: st.SearchStrategy) -> list | None:
+        return draw(st.none() | st.lists(each, min_size=n, max_size=n))
+
+    return frames.WriteBatch(records, of(I64), of(HEADERS), of(st.text(max_size=10)), of(I32))
+
+
+@given(batches())
+def test_a_write_frame_gives_back_its_records(batch: frames.WriteBatch) -> None:
+    again = frames.decode_write_frame(frames.encode_write_frame(batch))
+    assert [field is None for field in again] == [field is None for field in batch]
+    assert [list(field or ()) for field in again] == [list(field or ()) for field in batch]
 
 
 def test_the_bytes_of_a_read_frame_are_the_contract_with_the_java_part() -> None:
@@ -104,11 +107,17 @@ def test_the_bytes_of_a_read_frame_are_the_contract_with_the_java_part() -> None
 
 
 def test_the_bytes_of_a_write_frame_are_the_contract_with_the_java_part() -> None:
-    assert frames.encode_write_frame([(b"k", None), (None, b"v")]).hex(" ") == (
-        "01 00 00 00 00 02 00 00 00 01 ff ff ff ff ff ff ff ff 00 00 00 01 6b 76"
+    assert frames.encode_write_frame(frames.WriteBatch([(b"k", None), (None, b"v")])).hex(" ") == (
+        "02 00 00 00 00 02 00 00 00 01 ff ff ff ff ff ff ff ff 00 00 00 01 6b 76"
     )
-    assert frames.encode_write_frame([(b"", b"")], timestamps=[1], headers=[[]]).hex(" ") == (
-        "01 03 00 00 00 01 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00 00 00 00 00 02 00 00"
+    full = frames.WriteBatch([(b"", b"")] * 3, [1, -1, 2], [[], [], []], ["é", "t", "é"], [-1, 7, 0])
+    assert frames.encode_write_frame(full).hex(" ") == (
+        "02 0f 00 00 00 03"  # version, flags, n
+        " 00 02 00 02 c3 a9 00 01 74 00 00 00 01 00 00"  # table of topics, each record's place in it
+        " ff ff ff ff 00 00 00 07 00 00 00 00"  # partitions
+        " 00 00 00 00 00 00 00 01 ff ff ff ff ff ff ff ff 00 00 00 00 00 00 00 02"  # timestamps
+        " 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00"  # lengths of keys and values
+        " 00 00 00 02 00 00 00 02 00 00 00 02 00 00 00 00 00 00"  # header blocks: their lengths, and they
     )
 
 
@@ -120,9 +129,9 @@ def test_a_cut_frame_is_refused(given_segments: list[frames.Segment], data: st.D
         frames.decode_read_frame(frame[:cut])
 
 
-@given(RECORDS, st.data())
-def test_a_cut_write_frame_is_refused(records: list[frames.Record], data: st.DataObject) -> None:
-    frame = frames.encode_write_frame(records)
+@given(batches(), st.data())
+def test_a_cut_write_frame_is_refused(batch: frames.WriteBatch, data: st.DataObject) -> None:
+    frame = frames.encode_write_frame(batch)
     cut = data.draw(st.integers(0, len(frame) - 1))
     with pytest.raises(frames.FrameError):
         frames.decode_write_frame(frame[:cut])
@@ -130,19 +139,24 @@ def test_a_cut_write_frame_is_refused(records: list[frames.Record], data: st.Dat
 
 def test_a_tail_is_refused() -> None:
     with pytest.raises(frames.FrameError, match="lengths say"):
-        frames.decode_write_frame(frames.encode_write_frame([]) + b"x")
+        frames.decode_write_frame(frames.encode_write_frame(frames.WriteBatch([])) + b"x")
+
+
+def test_a_topic_that_is_not_in_the_table_is_refused() -> None:
+    with pytest.raises(frames.FrameError, match="No write frame"):
+        frames.decode_write_frame(bytes.fromhex("02 04 00 00 00 01 00 00 00 00" + "00" * 8))
 
 
 def test_another_version_is_refused_with_the_way_out() -> None:
-    with pytest.raises(frames.FrameError, match="one release") as caught:
-        frames.decode_read_frame(b"\x02" + frames.encode_read_frame([], metadata=False)[1:])
-    assert "version 2" in caught.value.message
+    for decode in frames.decode_read_frame, frames.decode_write_frame:
+        with pytest.raises(frames.FrameError, match="one release") as caught:
+            decode(bytes.fromhex("09 00 00 00 00 00"))
+        assert "version 9" in caught.value.message
 
 
 def test_a_sequence_that_is_too_short_is_refused() -> None:
-    with pytest.raises(frames.FrameError):
-        frames.encode_write_frame([(b"k", b"v")], timestamps=[])
-    with pytest.raises(frames.FrameError):
-        frames.encode_write_frame([(b"k", b"v")], headers=[])
+    for field in ("timestamps", "headers", "topics", "partitions"):
+        with pytest.raises(frames.FrameError):
+            frames.encode_write_frame(frames.WriteBatch([(b"k", b"v")], **{field: []}))
     with pytest.raises(frames.FrameError):
         frames.encode_read_frame([frames.Segment("t", 0, 0, 0, [1], [(b"k", b"v")])], metadata=True)

@@ -9,12 +9,13 @@ import struct
 import uuid
 
 import apache_beam as beam
+import numpy as np
 import pytest
 from apache_beam import coders, typehints
 from apache_beam.io import kafka as beams
 
-from beam_k8s.errors import BeamK8sError, ConfigError
-from beam_k8s.transforms import KafkaRecord, ReadFromKafka, WriteToKafka, kafka
+from beam_k8s.errors import ConfigError
+from beam_k8s.transforms import KafkaRecord, ProducerRecord, ReadFromKafka, WriteToKafka, frames, kafka
 from beam_k8s.transforms.config import ReadConfig, WriteConfig
 from beam_k8s.transforms.serializers import NullableBytes, deserializer, serializer
 
@@ -43,7 +44,10 @@ def test_beams_arguments_are_ours_by_name_order_and_default(name: str) -> None:
     theirs = inspect.signature(getattr(beams, name)).parameters
     positional = [p for p in ours.values() if p.kind is not p.KEYWORD_ONLY]
     assert [p.name for p in positional] == list(theirs)
-    assert [p.default for p in positional] == [p.default for p in theirs.values()]
+    # Ours may do without a topic: then the records name theirs.
+    assert [p.default for p in positional if p.name != "topic"] == [
+        p.default for p in theirs.values() if p.name != "topic"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +208,7 @@ def test_a_wrong_read_is_refused(config: object, topics: object, options: dict, 
         (SERVERS, "a", {"delivery_guarantee": "twice"}, "at_least_once, exactly_once, none"),
         (SERVERS | {"acks": 0}, "a", {}, "delivery_guarantee='none'"),
         (SERVERS | {"transactional.id": "x"}, "a", {}, "transactional_id_prefix"),
+        (SERVERS | {"partitioner.class": "x"}, "a", {}, "partition=..."),
         (SERVERS, "a", {"transactional_id_prefix": "x"}, "delivery_guarantee='exactly_once'"),
         (SERVERS | {"value.serializer": "x"}, "a", {}, "argument value_serializer"),
         (SERVERS, "a", {"key_serializer": "Nope"}, "Nope"),
@@ -351,24 +356,103 @@ def test_text_without_a_serializer_is_refused_when_the_pipeline_is_built() -> No
         beam.Pipeline() | beam.Create([("k", "v")]) | WriteToKafka(SERVERS, "a")
 
 
-@pytest.mark.parametrize(
-    ("record", "says"), [((b"k", 5), "value of type int"), (("k", b"v"), "key of type str"), (7, "no pair")]
-)  # fmt: skip
-def test_what_cannot_be_written_is_named(record: object, says: str) -> None:
-    pack = kafka.Pack()
+def packed(records: list, topic: str | None = "out", *serializers: object) -> list[frames.WriteBatch]:
+    """What Pack makes of a bundle."""
+    pack = kafka.SerializeAndPack(topic, *serializers) if serializers else kafka.Pack(topic)
     pack.start_bundle()
+    found = [each for record in records for each in pack.process(record)] + list(pack.finish_bundle() or ())
+    assert all(each.windows == (beam.window.GlobalWindow(),) for each in found)
+    return [frames.decode_write_frame(each.value) for each in found]
 
-    def write() -> None:
-        pack.process(record)
-        pack.finish_bundle()
 
-    with pytest.raises(BeamK8sError, match=says):
-        write()
+def with_field(**field: object) -> ProducerRecord:
+    return ProducerRecord(b"k", b"v")._replace(**field)
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ((b"k", 5), "value of type int"),
+        (("k", b"v"), "key of type str"),
+        (7, "neither a pair nor a ProducerRecord"),
+        ((b"k", b"v", "topic"), "a tuple that is neither a pair"),
+        (with_field(key="k"), "key of type str"),
+        (with_field(value=5), "value of type int"),
+        (with_field(topic="a/b"), "topic is 'a/b'"),
+        (with_field(topic=b"a"), "topic is b'a'"),
+        (with_field(partition=-1), "partition is -1"),
+        (with_field(partition="1"), "partition is '1'"),
+        (with_field(partition=2**31), "partition is 2147483648"),
+        (with_field(timestamp=1.5), "timestamp is 1.5"),
+        (with_field(timestamp=True), "timestamp is True"),
+        (with_field(timestamp=-1), "timestamp is -1"),
+        (with_field(headers={"a": b"1"}), "headers are no list"),
+        (with_field(headers=[("a", "text")]), "headers are no list"),
+        (with_field(headers=[(b"a", b"1")]), "headers are no list"),
+        (with_field(headers=None), "headers are no list"),
+    ],
+)
+def test_what_cannot_be_written_is_named(record: object, says: str) -> None:
+    for serializers in ((), (None, None)):
+        with pytest.raises(ConfigError, match=says):
+            packed([(b"k", b"v"), record], "out", *serializers)
+
+
+def test_a_record_without_a_topic_is_refused_if_the_write_has_none() -> None:
+    for record in ((b"k", b"v"), ProducerRecord(b"k", b"v")):
+        with pytest.raises(ConfigError, match="without a topic"):
+            packed([ProducerRecord(b"k", b"v", "a"), record], None)
+
+
+def test_plain_pairs_cost_no_field_more() -> None:
+    (batch,) = packed([(b"k", b"v"), (None, b"v")])
+    assert batch == ([(b"k", b"v"), (None, b"v")], None, None, None, None)
+
+
+def test_only_the_fields_that_a_frame_uses_are_in_it() -> None:
+    (batch,) = packed([ProducerRecord(b"k", b"v"), with_field(partition=3)])
+    assert batch == ([(b"k", b"v")] * 2, None, None, None, (frames.NOT_GIVEN, 3))
+
+
+def test_pairs_and_records_are_written_side_by_side() -> None:
+    records = [
+        (b"1", b"v"),
+        ProducerRecord(b"2", None, "other", [("a", b"1"), ("a", None)], 5, 0),
+        ProducerRecord(b"3", b"v", timestamp=np.int64(6)),
+    ]
+    (batch,) = packed(records)
+    assert batch.records == [(b"1", b"v"), (b"2", None), (b"3", b"v")]
+    assert batch.topics == ["out", "other", "out"]
+    assert batch.headers == [[], [("a", b"1"), ("a", None)], []]
+    assert batch.timestamps == (frames.NOT_GIVEN, 5, 6)
+    assert batch.partitions == (frames.NOT_GIVEN, 0, frames.NOT_GIVEN)
+
+
+def test_serializers_apply_to_records_too_and_leave_their_other_fields() -> None:
+    (batch,) = packed([ProducerRecord("é", None, "a", partition=1), ("k", "v")], "out", str.encode, str.encode)
+    assert batch.records == [("é".encode(), None), (b"k", b"v")]
+    assert batch.topics == ["a", "out"]
+    assert batch.partitions == (1, frames.NOT_GIVEN)
+
+
+@pytest.mark.parametrize("record", [with_field(topic="a"), with_field(headers={"wrong": 1}, key=5, partition=None)])
+def test_records_to_write_survive_their_coder(record: ProducerRecord) -> None:
+    coder = coders.registry.get_coder(ProducerRecord)
+    again = coder.decode(coder.encode(record))
+    assert again == record
+    assert type(again) is ProducerRecord
+
+
+def test_a_step_that_makes_records_to_write_is_accepted() -> None:
+    pipeline = beam.Pipeline()
+    records = pipeline | beam.Create([ProducerRecord(b"k", b"v", "a")])
+    assert records.element_type is ProducerRecord
+    records | WriteToKafka(SERVERS)
+    mixed = pipeline | "mixed" >> beam.Create([ProducerRecord(b"k", b"v"), (b"k", b"v")])
+    mixed | "topic" >> WriteToKafka(SERVERS, "a")
 
 
 def test_a_strange_timestamp_does_not_stop_the_job() -> None:
-    from beam_k8s.transforms import frames
-
     times = [-(2**63), -1, 0, 2**63 - 1]
     frame = frames.encode_read_frame([frames.Segment("t", 0, 0, 0, times, [(b"", b"")] * 4)], metadata=False)
     values = list(kafka.Unpack().process(frame))
@@ -386,7 +470,7 @@ def test_the_package_refuses_to_be_imported_under_another_name() -> None:
 
 
 def test_a_bundle_that_failed_leaves_no_records_for_the_next() -> None:
-    pack = kafka.Pack()
+    pack = kafka.Pack("a")
     pack.start_bundle()
     pack.process((b"k", b"v"))
     pack.start_bundle()
@@ -394,14 +478,7 @@ def test_a_bundle_that_failed_leaves_no_records_for_the_next() -> None:
 
 
 def test_frames_are_bounded_in_records_and_bytes_and_hold_all() -> None:
-    from beam_k8s.transforms import frames
-
-    pack = kafka.Pack()
-    pack.start_bundle()
     records = [(b"k%d" % n, b"v") for n in range(1_001)] + [(b"large", b"x" * (1 << 19))] * 4
-    emitted = [each for record in records for each in pack.process(record)]
-    emitted += pack.finish_bundle() or ()
-    batches = [frames.decode_write_frame(each.value).records for each in emitted]
+    batches = [batch.records for batch in packed(records)]
     assert [record for batch in batches for record in batch] == records
     assert [len(batch) for batch in batches] == [500, 500, 3, 2]
-    assert all(each.windows == (beam.window.GlobalWindow(),) for each in emitted)

@@ -33,7 +33,7 @@ public final class KafkaWriteSpec implements Serializable {
   private final String transactionalIdPrefix;
 
   private KafkaWriteSpec(Json json) {
-    topic = json.string("topic");
+    topic = json.stringOrNull("topic");
     guarantee = json.oneOf("delivery_guarantee", DeliveryGuarantee.class);
     transactionalIdPrefix = json.stringOrNull("transactional_id_prefix");
     if (guarantee == DeliveryGuarantee.EXACTLY_ONCE && transactionalIdPrefix == null) {
@@ -48,6 +48,7 @@ public final class KafkaWriteSpec implements Serializable {
     return new KafkaWriteSpec(Json.parse(payload, FIELDS));
   }
 
+  /** Null if every record names its own. */
   public String topic() {
     return topic;
   }

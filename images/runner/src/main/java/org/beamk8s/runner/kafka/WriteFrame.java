@@ -6,18 +6,23 @@ import java.nio.charset.StandardCharsets;
 import org.apache.kafka.clients.producer.ProducerRecord;
 
 /**
- * Unpacks a write frame, as the Python side packs it. Big endian:
+ * Unpacks a write frame, as the Python side packs it. Big endian; what stands in brackets is there
+ * only if its bit is set:
  *
  * <pre>
- * u8 version, u8 flags (bit 0: timestamps, bit 1: headers), i32 n
- * [n x i64 timestamp ms], n x i32 key length, n x i32 value length (-1 null), [n x i32 header block
- * length], n x (key, value, [header block, as in a read frame])
+ * u8 version, u8 flags (bit 0: timestamps, 1: headers, 2: topics, 3: partitions), i32 n
+ * [topics: u16 count, count x (u16 length, UTF-8), n x u16 the record's topic]
+ * [n x i32 partition, -1 by the partitioner], [n x i64 timestamp ms, -1 present time]
+ * n x i32 key length, n x i32 value length (-1 null), [n x i32 header block length]
+ * n x (key, value, [header block, as in a read frame])
  * </pre>
  */
 public final class WriteFrame {
-  private static final byte VERSION = 1;
+  private static final byte VERSION = 2;
   private static final int FLAG_TIMESTAMPS = 1;
   private static final int FLAG_HEADERS = 2;
+  private static final int FLAG_TOPICS = 4;
+  private static final int FLAG_PARTITIONS = 8;
   private static final int NULL = -1;
 
   private WriteFrame() {}
@@ -27,7 +32,9 @@ public final class WriteFrame {
     void accept(ProducerRecord<byte[], byte[]> record) throws IOException, InterruptedException;
   }
 
-  /** The partition is left to the producer; a record without a timestamp gets the present time. */
+  /**
+   * @param topic for the records of a frame that names no topics; null if every frame must
+   */
   public static void unpack(byte[] frame, String topic, RecordConsumer consumer)
       throws IOException, InterruptedException {
     ByteBuffer data = ByteBuffer.wrap(frame);
@@ -38,6 +45,8 @@ public final class WriteFrame {
     }
     int flags = data.get();
     int n = data.getInt();
+    String[] topics = (flags & FLAG_TOPICS) == 0 ? null : topics(data, n);
+    int[] partitions = (flags & FLAG_PARTITIONS) == 0 ? null : ints(data, n);
     long[] timestamps = (flags & FLAG_TIMESTAMPS) == 0 ? null : longs(data, n);
     int[] keys = ints(data, n);
     int[] values = ints(data, n);
@@ -45,8 +54,8 @@ public final class WriteFrame {
     for (int i = 0; i < n; i++) {
       ProducerRecord<byte[], byte[]> record =
           new ProducerRecord<>(
-              topic,
-              null,
+              topics == null ? topic : topics[i],
+              partitions == null || partitions[i] < 0 ? null : partitions[i],
               timestamps == null || timestamps[i] < 0 ? null : timestamps[i],
               bytes(data, keys[i]),
               bytes(data, values[i]));
@@ -62,11 +71,29 @@ public final class WriteFrame {
     }
   }
 
+  /** One string a topic, not one a record. */
+  private static String[] topics(ByteBuffer data, int n) {
+    String[] table = new String[Short.toUnsignedInt(data.getShort())];
+    for (int i = 0; i < table.length; i++) {
+      table[i] = string(data);
+    }
+    String[] topics = new String[n];
+    for (int i = 0; i < n; i++) {
+      topics[i] = table[Short.toUnsignedInt(data.getShort())];
+    }
+    return topics;
+  }
+
+  private static String string(ByteBuffer data) {
+    return new String(
+        bytes(data, Short.toUnsignedInt(data.getShort())), StandardCharsets.UTF_8);
+  }
+
   private static void addHeaders(ByteBuffer data, ProducerRecord<byte[], byte[]> record) {
     int count = Short.toUnsignedInt(data.getShort());
     for (int i = 0; i < count; i++) {
-      byte[] name = bytes(data, Short.toUnsignedInt(data.getShort()));
-      record.headers().add(new String(name, StandardCharsets.UTF_8), bytes(data, data.getInt()));
+      String name = string(data);
+      record.headers().add(name, bytes(data, data.getInt()));
     }
   }
 

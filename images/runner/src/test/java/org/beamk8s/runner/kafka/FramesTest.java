@@ -11,6 +11,7 @@ import static org.junit.Assert.assertTrue;
 
 import java.io.IOException;
 import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.List;
@@ -100,7 +101,9 @@ public class FramesTest {
     byte[] frame =
         HexFormat.of()
             .parseHex(
-                "01" + "03" + "00000002"
+                "02" + "0f" + "00000002"
+                    + "0002" + "0002" + "c3a9" + "0001" + "74" + "0001" + "0000"
+                    + "ffffffff" + "00000007"
                     + "00000000000003e8" + "ffffffffffffffff"
                     + "00000001" + "ffffffff"
                     + "ffffffff" + "00000002"
@@ -117,13 +120,35 @@ public class FramesTest {
     assertArrayEquals(bytes("vv"), records.get(1).value());
     assertArrayEquals(new byte[0], records.get(1).headers().lastHeader("h").value());
     assertNull(records.get(1).headers().lastHeader("n").value());
-    assertEquals("topic", records.get(1).topic());
+    assertEquals("t", records.get(0).topic());
+    assertEquals("é", records.get(1).topic());
+    assertNull(records.get(0).partition());
+    assertEquals(Integer.valueOf(7), records.get(1).partition());
+  }
+
+  @Test
+  public void aPlainWriteFrameLeavesTheRestToTheWriteAndTheProducer() throws Exception {
+    byte[] frame = HexFormat.of().parseHex("02" + "00" + "00000001" + "00000001" + "00000001" + "6b76");
+    assertEquals(
+        List.of(new ProducerRecord<>("topic", null, null, "k", "v").toString()),
+        unpack(frame).stream().map(FramesTest::shown).toList());
+  }
+
+  private static String shown(ProducerRecord<byte[], byte[]> record) {
+    return new ProducerRecord<>(
+            record.topic(),
+            record.partition(),
+            record.timestamp(),
+            new String(record.key(), StandardCharsets.UTF_8),
+            new String(record.value(), StandardCharsets.UTF_8),
+            record.headers())
+        .toString();
   }
 
   @Test
   public void anUnknownOrTooLongWriteFrameIsRefused() {
-    assertThrows(IOException.class, () -> unpack(HexFormat.of().parseHex("020000000000")));
-    assertThrows(IOException.class, () -> unpack(HexFormat.of().parseHex("01000000000000")));
+    assertThrows(IOException.class, () -> unpack(HexFormat.of().parseHex("010000000000")));
+    assertThrows(IOException.class, () -> unpack(HexFormat.of().parseHex("02000000000000")));
   }
 
   private static List<ProducerRecord<byte[], byte[]>> unpack(byte[] frame) throws Exception {
