@@ -100,6 +100,7 @@ class TestBatch(_OnFlinkK8s, beams.FlinkRunnerTest):
     pass
 
 
+@pytest.mark.slow  # the same again, after an optimizer that only an experiment of Beam turns on
 class TestBatchOptimized(_OnFlinkK8s, beams.FlinkRunnerTestOptimized):
     pass
 
