@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 from apache_beam.transforms import environments
@@ -28,6 +28,7 @@ from beam_k8s.launcher.plan import conflicts, make_plan
 from beam_k8s.launcher.progress import report
 from beam_k8s.launcher.result import FlinkK8sPipelineResult
 from beam_k8s.launcher.staging import stage
+from beam_k8s.lifting import lifted
 from beam_k8s.options import FlinkK8sOptions
 from beam_k8s.settings import resolve
 
@@ -150,6 +151,8 @@ def _plan(
     partitions: Mapping[str, Mapping[str, int]],
 ) -> SubmitPlan:
     optimized = PortableRunner._optimize_pipeline(pipeline, options)  # noqa: SLF001 - as Beam's own Flink runner
+    if settings.streaming and options.view_as(DebugOptions).lookup_experiment("pre_optimize") != "none":
+        optimized = lifted(optimized)
     return make_plan(optimized, settings, flags, partitions)
 
 

@@ -163,6 +163,9 @@ def main() -> None:
 
     from apache_beam.runners.worker import sdk_worker_main
 
+    from beam_k8s.transforms import windows
+
+    windows.install()
     others = threading.excepthook
     threading.excepthook = lambda args: None if _hung_up(args.exc_value) else others(args)
     for talker in (sdk_worker_main.__name__, "apache_beam.options.pipeline_options"):
