@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.model import Decision, Hold, Reason, Rescale
-from beam_k8s.autoscaler.policies import threshold
+from beam_k8s.autoscaler.policies import balanced, threshold
 
 if TYPE_CHECKING:
     from beam_k8s.autoscaler.model import Evaluation, Limits, Memory
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["decide"]
 
-_POLICIES = {"threshold": threshold}
+_POLICIES = {"balanced": balanced, "threshold": threshold}
 
 
 def decide(seen: Evaluation, limits: Limits, memory: Memory, settings: AutoscalerSettings) -> Decision:
@@ -35,7 +35,7 @@ def decide(seen: Evaluation, limits: Limits, memory: Memory, settings: Autoscale
     if within != seen.workers:
         text = f"{seen.workers} workers are outside the limits of {limits.least} to {limits.most}"
         return Rescale(seen.workers, within, text)
-    wish = _POLICIES[settings.policy](seen, settings)
+    wish = _POLICIES[settings.policy](seen, memory, settings)
     if wish.target < seen.ready:
         target = max(wish.target, limits.least)
         if target < seen.workers:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.decide import decide
+from beam_k8s.autoscaler.learning import learn_capacity, learn_pause
 from beam_k8s.autoscaler.model import Decision, Evaluation, Hold, Limits, Memory, Reason, Rescale
 from beam_k8s.autoscaler.window import Window
 from beam_k8s.errors import BeamK8sError
@@ -13,6 +14,7 @@ from beam_k8s.errors import BeamK8sError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from beam_k8s.autoscaler.model import Observation
     from beam_k8s.autoscaler.ports import Figures, Journal, Realizer
     from beam_k8s.autoscaler.settings import AutoscalerSettings
 
@@ -49,6 +51,7 @@ class Autoscaler:
         self._act = act
         self._window = Window(settings)
         self._memory: Memory | None = None
+        self._ran: Observation | None = None
 
     def tick(self) -> Decision:
         """Look at the job once, decide, act. Never raises for what the world does: that is a Hold."""
@@ -71,9 +74,18 @@ class Autoscaler:
     def _decide(self, memory: Memory) -> tuple[Decision, Evaluation | None]:
         observation = self._figures.observe()
         found = self._window.add(observation) or self._window.evaluate(self._clock())
+        self._learn(observation, found)
         if isinstance(found, Hold):
             return found, None
         limits = Limits.of(
             self._settings.min_workers, self._settings.max_workers, observation.useful, observation.quota
         )
-        return decide(found, limits, memory, self._settings), found
+        return decide(found, limits, self._memory or memory, self._settings), found
+
+    def _learn(self, observation: Observation, found: Evaluation | Hold) -> None:
+        assert self._memory is not None  # noqa: S101 - for the type checker
+        self._memory = learn_pause(self._memory, self._ran, observation, self._settings.interval)
+        if observation.started is not None:
+            self._ran = observation
+        if isinstance(found, Evaluation):
+            self._memory = learn_capacity(self._memory, found, self._settings)

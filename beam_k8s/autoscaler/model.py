@@ -100,12 +100,13 @@ class Evaluation:
     cpu: float
     least_backlog_time: float
     """Of all moments in the window: above zero, the workers had something to do all the time."""
-    hottest_input: float
-    """Share of the input that its busiest partition gets; 0 to 1."""
-    hottest_backlog: float
-    """Share of the backlog that the partition with the most has; 0 to 1."""
-    rising: float
-    """By how much the input rate changes a second, over the window."""
+    shares: tuple[float, ...]
+    """Of the input, by partition in their order; empty: nothing was written."""
+    best: float
+    """The highest throughput over any half window in it."""
+    inputs: tuple[tuple[float, float], ...] = ()
+    """When the input had which rate since the time before, oldest first, an hour back; from the broker alone, so
+    through restarts."""
 
     @property
     def input_rate(self) -> float:
@@ -144,6 +145,6 @@ class Memory:
     target: int = 0
     """What it asked for."""
     capacity: Mapping[int, float] = field(default_factory=dict)
-    """Records a second that so many workers have shown they can do."""
-    pause: float = 0.0
-    """Seconds of input that a change leaves unread, as learned; 0: none seen yet."""
+    """Records a second that so many workers can do, as they have shown lately."""
+    pause: float | None = None
+    """Seconds for which a change of workers stops the job, as it did lately; None: none was seen yet."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from beam_k8s.autoscaler.model import Evaluation
+    from collections.abc import Mapping
+
+    from beam_k8s.autoscaler.model import Evaluation, Memory
     from beam_k8s.autoscaler.settings import AutoscalerSettings
 
-__all__ = ["Wish", "threshold"]
+__all__ = ["Wish", "balanced", "capacity_of", "evenness", "threshold"]
 
 _MANY = 1_000_000
 """Workers; more than any limit."""
@@ -24,7 +27,7 @@ class Wish(NamedTuple):
     """Why, one sentence."""
 
 
-def threshold(seen: Evaluation, settings: AutoscalerSettings) -> Wish:
+def threshold(seen: Evaluation, _: Memory, settings: AutoscalerSettings) -> Wish:
     """The original system's rules, exactly.
 
     Up if CPU and backlog time are high and the backlog does not shrink by itself: by what the input needs plus what
@@ -45,6 +48,124 @@ def threshold(seen: Evaluation, settings: AutoscalerSettings) -> Wish:
         target = min(now, _workers(seen.cpu * now / settings.down_cpu))
         return Wish(target, f"{state}, the backlog shrinks: {target} workers keep CPU below {settings.down_cpu:.0%}")
     return Wish(now, state)
+
+
+def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> Wish:
+    """As few workers as keep the backlog time below its goal, knowing what a rescale costs.
+
+    Up when staying would miss the goal for longer than a rescale takes: to the fewest workers that do the input to be
+    expected and work the backlog off in ``recover``. Down when even the highest input of some time (``calm`` pauses)
+    needs fewer. Capacity is what workers have shown, pauses are what they were.
+    """
+    now, pause = seen.ready, _PAUSE if memory.pause is None else memory.pause
+    rates = [rate for _, rate in seen.inputs[-2:]] or [seen.input_rate]
+    rate = sum(rates) / len(rates)
+    lead = settings.settle + settings.window / 2 + pause
+    expected = rate + lead * _trend(seen.inputs, lead)
+    known = memory.capacity or {now: max(seen.throughput, 1.0)}
+    can = capacity_of(now, known) * evenness(now, seen.shares)
+    state = f"backlog {_time(seen.backlog / can)}, input {rate:.0f}/s of {can:.0f}/s that {now} workers can do"
+
+    def fewest(rate: float, backlog: float) -> int:
+        excess = backlog + rate * (pause + _REPLAY - settings.backlog_slo / 2)
+        needed = rate * (1 + settings.headroom) + max(0.0, excess) / settings.recover
+        most = len(seen.shares) or 10 * now + 10
+        does = [capacity_of(n, known) * evenness(n, seen.shares) for n in range(1, most + 1)]
+        enough = min(needed, _NEARLY * max(does))  # the busiest partition may be too much for any number of workers
+        return next(n for n, each in enumerate(does, 1) if each >= enough)
+
+    goal = settings.backlog_slo * max(expected, can / 10)
+    if expected < can:
+        misses = max(0.0, seen.backlog - goal) / (can - expected) > pause + lead / 2
+    else:
+        misses = seen.backlog + (expected - can) * _FORESIGHT > goal
+    if misses:
+        if seen.least_backlog_time > _SATURATED and seen.cpu < settings.full_cpu / 2 * evenness(now, seen.shares):
+            return Wish(now, f"{state}, but CPU is {seen.cpu:.0%}: they wait for something that more would not help")
+        if rates[-1] > _STEEP * rates[0] and seen.backlog <= goal:
+            return Wish(now, f"{state}: it rises steeply, to where is not known yet")
+        lasts, lasted = _excursions(seen.inputs, can)
+        if lasted > 0 and lasts <= 1.25 * lasted < lead + pause and seen.backlog <= 3 * goal:
+            return Wish(
+                now, f"{state}: so much came for {_time(lasted)} before, a change would take {_time(lead + pause)}"
+            )
+        target = max(now, fewest(expected, seen.backlog))
+        return Wish(target, f"{state}: would stay above {settings.backlog_slo:.0f} s; {target} workers work it off")
+    calm = min(max(settings.calm * pause, 2 * settings.window), _LONGEST_CALM)
+    if not seen.inputs or seen.inputs[0][0] > seen.at - calm or seen.backlog > goal / 2:
+        return Wish(now, state)
+    recent = [rate for at, rate in seen.inputs if at >= seen.at - calm]
+    peak = max([expected, *((a + b) / 2 for a, b in pairwise(recent))])
+    target = min(now, fewest(peak, seen.backlog))
+    if target > _WORTH * now:
+        return Wish(now, state)
+    return Wish(target, f"{state}: {target} do the highest input of the last {_time(calm)}, {peak:.0f}/s")
+
+
+_PAUSE = 60.0
+"""Seconds; what a rescale is taken to cost before one was seen."""
+_REPLAY = 10.0
+"""Seconds of work that a restart does again: a checkpoint interval."""
+_SATURATED = 2.0
+"""Seconds of backlog that workers always had before them: they were never short of work."""
+_LONGEST_CALM = 1500.0
+"""Seconds; the workers are not kept longer for what may come."""
+_FORESIGHT = 600.0
+"""Seconds for which too few workers are looked ahead: a backlog that comes later can still be met later."""
+_STEEP = 1.15
+"""From one look to the next."""
+_NEARLY = 0.97
+_WORTH = 0.9
+"""A tenth of the workers is not worth a rescale."""
+
+
+def evenness(workers: int, shares: tuple[float, ...]) -> float:
+    """Share of the workers' capacity that is of use, as their partitions are: a partition has one reader.
+
+    Flink deals partitions out in turn; the worker with the most to read sets the pace.
+
+    Args:
+        workers: at least 1.
+        shares: of the input, by partition; empty: even.
+    """
+    if not shares:
+        return 1.0
+    return 1 / (workers * max(sum(shares[first::workers]) for first in range(min(workers, len(shares)))))
+
+
+def capacity_of(workers: int, shown: Mapping[int, float]) -> float:
+    """Records a second of so many workers under an even load, from what some have shown.
+
+    From the nearest number: more workers are taken to lose a tenth of what they add for each doubling or so
+    (``n ** 0.9``), fewer to keep what each had.
+    """
+    near = min(shown, key=lambda n: (max(n / workers, workers / n), n))
+    return shown[near] * math.pow(workers / near, 0.9 if workers > near else 1.0)
+
+
+def _trend(inputs: tuple[tuple[float, float], ...], seconds: float) -> float:
+    """Records a second more each second, if the input has been rising all through the last so many seconds, else 0."""
+    recent = [each for each in inputs if each[0] >= inputs[-1][0] - 2 * seconds]
+    if len(recent) < 5:
+        return 0.0
+    (a, low), (b, middle), (c, high) = recent[0], recent[len(recent) // 2], recent[-1]
+    return max(0.0, min((middle - low) / (b - a), (high - middle) / (c - b)))
+
+
+def _excursions(inputs: tuple[tuple[float, float], ...], above: float) -> tuple[float, float]:
+    """For how long the input has been above a rate now, and for how long the longest time before; 0: not at all."""
+    lasted, begun, last = 0.0, None, 0.0
+    for at, rate in inputs:
+        if rate > above and begun is None:
+            begun = at
+        elif rate <= above and begun is not None:
+            lasted, begun = max(lasted, at - begun), None
+        last = at
+    return (0.0 if begun is None else last - begun), lasted
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _workers(wanted: float) -> int:

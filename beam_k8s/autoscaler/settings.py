@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["FLAG", "POLICIES", "AutoscalerSettings"]
 
 FLAG = "--k8s_autoscaler_conf"
-POLICIES = ("threshold",)
+POLICIES = ("balanced", "threshold")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -25,8 +25,8 @@ class AutoscalerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    policy: Literal["threshold"] = "threshold"
-    """``threshold`` is the original system's."""
+    policy: Literal["balanced", "threshold"] = "balanced"
+    """``threshold`` is the original system's; ``benchmarks.autoscaler`` compares both, and others."""
     min_workers: int = Field(default=1, ge=1)
     """Never fewer TaskManagers."""
     max_workers: int = Field(default=100, ge=1)
@@ -42,6 +42,17 @@ class AutoscalerSettings(BaseModel):
     up to two of its fetches (10 s each)."""
     provision_timeout: Seconds = 300.0
     """Workers that have not joined by then are not waited for: the job is judged by those it has."""
+
+    backlog_slo: Seconds = 60.0
+    """balanced: backlog time that should not be passed."""
+    headroom: Annotated[float, Field(ge=0, le=4)] = 0.15
+    """balanced: share of the input that workers could do beyond it."""
+    recover: Seconds = 480.0
+    """balanced: in which a backlog, and what a rescale leaves behind, should be worked off."""
+    calm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+    """balanced: workers go when they were not needed for so many times the pause that a rescale has shown to cost."""
+    full_cpu: Share = 0.9
+    """balanced: CPU of workers that can do no more."""
 
     up_backlog_time: Seconds = 10.0
     """threshold: up only above this. The original's talk: 10; its authors' article: 120, with ``up_if=either``."""

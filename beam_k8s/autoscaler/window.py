@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Window"]
 
+_MEMORY = 3600.0
+"""Seconds for which the input is remembered."""
+
 
 class Window:
     """The last good observations, oldest first.
@@ -28,11 +31,15 @@ class Window:
         self._settings = settings
         self._samples: list[Observation] = []
         self._workers = (0, 0.0)
+        self._written: tuple[float, float] | None = None
+        self._partitions: frozenset[str] = frozenset()
+        self._inputs: list[tuple[float, float]] = []
 
     def add(self, seen: Observation) -> Hold | None:
         """Take an observation in; a Hold says why it does not count."""
         if seen.workers != self._workers[0]:
             self._workers = (seen.workers, seen.at)
+        self._listen(seen)
         problem = self._problem(seen)
         if problem is not None:
             if problem.reason is not Reason.MISSING:
@@ -48,6 +55,23 @@ class Window:
         while len(self._samples) > 2 and self._samples[1].at <= seen.at - self._settings.window:
             del self._samples[0]
         return None
+
+    def _listen(self, seen: Observation) -> None:
+        """Note the input rate, whatever the job does meanwhile."""
+        total = sum(seen.ends.values())
+        if not seen.ends or not math.isfinite(total):
+            return
+        if self._written and (seen.ends.keys() != self._partitions or total < self._written[1]):
+            self._written = None
+        if self._written and seen.at <= self._written[0]:
+            return
+        self._partitions = frozenset(seen.ends)
+        if self._written:
+            at, before = self._written
+            self._inputs.append((seen.at, (total - before) / (seen.at - at)))
+        self._written = (seen.at, total)
+        while self._inputs and self._inputs[0][0] < seen.at - _MEMORY:
+            del self._inputs[0]
 
     def _problem(self, seen: Observation) -> Hold | None:
         if seen.started is None:
@@ -94,12 +118,10 @@ class Window:
         seconds = last.at - first.at
         if seconds < self._settings.window / 2:
             return Hold(Reason.WARMING_UP, "rates are not known yet")
-        middle = self._samples[len(self._samples) // 2]
         backlogs = [_backlog(each) for each in self._samples]
-        throughput = (sum(last.positions.values()) - sum(first.positions.values())) / seconds
+        read = [(each.at, sum(each.positions.values())) for each in self._samples]
+        throughput = (read[-1][1] - read[0][1]) / seconds
         written = {name: end - first.ends[name] for name, end in last.ends.items()}
-        before = (sum(middle.ends.values()) - sum(first.ends.values())) / (middle.at - first.at)
-        after = (sum(last.ends.values()) - sum(middle.ends.values())) / (last.at - middle.at)
         return Evaluation(
             at=last.at,
             workers=last.workers,
@@ -109,17 +131,28 @@ class Window:
             growth=(backlogs[-1] - backlogs[0]) / seconds,
             cpu=sum(each.cpu for each in self._samples) / len(self._samples),
             least_backlog_time=min(backlogs) / throughput if throughput > 0 else (math.inf if min(backlogs) else 0.0),
-            hottest_input=max(written.values()) / total if (total := sum(written.values())) > 0 else 0.0,
-            hottest_backlog=max(end - last.positions[name] for name, end in last.ends.items()) / backlogs[-1]
-            if backlogs[-1] > 0
-            else 0.0,
-            rising=(after - before) / (seconds / 2),
+            shares=tuple(written[name] / total for name in sorted(written, key=_order))
+            if (total := sum(written.values())) > 0
+            else (),
+            best=_best(read, self._settings.window / 2),
+            inputs=tuple(self._inputs),
         )
 
 
 def _backlog(seen: Observation) -> float:
     # A position read after the end was can be past it.
     return max(0.0, sum(seen.ends.values()) - sum(seen.positions.values()))
+
+
+def _order(name: str) -> tuple[str, int]:
+    topic, _, number = name.rpartition("-")
+    return topic, int(number)
+
+
+def _best(read: list[tuple[float, float]], span: float) -> float:
+    """The steepest rise of a counter over at least so many seconds."""
+    rates = [(n - m) / (t - s) for i, (s, m) in enumerate(read) for t, n in read[i + 1 :] if span <= t - s < 2 * span]
+    return max(rates, default=0.0)
 
 
 def _same_stretch(last: Observation, seen: Observation) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_k8s.autoscaler.decide import decide
+from beam_k8s.autoscaler.learning import learn_capacity, learn_pause
 from beam_k8s.autoscaler.loop import Autoscaler
 from beam_k8s.autoscaler.model import Evaluation, Hold, Limits, Memory, Observation, Reason, Rescale
 from beam_k8s.autoscaler.settings import POLICIES, AutoscalerSettings
@@ -27,9 +28,8 @@ def evaluation(**given):
         "growth": 0.0,
         "cpu": 0.6,
         "least_backlog_time": 0.0,
-        "hottest_input": 0.1,
-        "hottest_backlog": 0.1,
-        "rising": 0.0,
+        "shares": (),
+        "best": 0.0,
     }
     fields |= given
     return Evaluation(**{"ready": fields["workers"]} | fields)
@@ -84,12 +84,20 @@ evaluations = st.builds(
     backlog=rates,
     growth=st.floats(-1e9, 1e9),
     cpu=st.floats(0, 1.2),
-    hottest_input=st.floats(0, 1),
-    hottest_backlog=st.floats(0, 1),
-    rising=st.floats(-1e6, 1e6),
+    least_backlog_time=st.floats(0, 100),
+    shares=st.lists(st.integers(1, 9), max_size=40).map(lambda them: tuple(n / sum(them) for n in them)),
+    best=rates,
+    inputs=st.lists(rates, max_size=12).map(
+        lambda them: tuple((1000.0 - 150 * n, x) for n, x in enumerate(them))[::-1]
+    ),
 )
 policies = st.sampled_from([AutoscalerSettings(policy=name) for name in POLICIES])
 caps = st.none() | st.integers(1, 300)
+memories = st.builds(
+    Memory,
+    capacity=st.dictionaries(st.integers(1, 60), st.floats(1, 1e8), max_size=4),
+    pause=st.none() | st.floats(5, 300),
+)
 limits = st.builds(
     lambda least, more, *caps: Limits.of(least, least + more, *caps),
     st.integers(1, 50),
@@ -100,9 +108,9 @@ limits = st.builds(
 
 
 @few
-@given(evaluations, limits, policies)
-def test_bounds_always_hold(seen, limits, policy):
-    decision = decide(seen, limits, Memory(), policy)
+@given(evaluations, limits, policies, memories)
+def test_bounds_always_hold(seen, limits, policy, memory):
+    decision = decide(seen, limits, memory, policy)
     target = target_of(decision, seen)
     assert limits.least <= target <= limits.most
     assert decision.text
@@ -111,18 +119,18 @@ def test_bounds_always_hold(seen, limits, policy):
 
 
 @few
-@given(evaluations, limits, policies)
-def test_nothing_is_added_that_partitions_or_quota_cannot_use(seen, limits, policy):
-    decision = decide(seen, limits, Memory(), policy)
+@given(evaluations, limits, policies, memories)
+def test_nothing_is_added_that_partitions_or_quota_cannot_use(seen, limits, policy, memory):
+    decision = decide(seen, limits, memory, policy)
     if isinstance(decision, Rescale) and decision.target > max(decision.current, limits.least):
         assert decision.target <= limits.useful
 
 
 @few
-@given(evaluations, limits, policies, rates)
-def test_more_backlog_never_gives_fewer_workers(seen, limits, policy, more):
+@given(evaluations, limits, policies, memories, rates)
+def test_more_backlog_never_gives_fewer_workers(seen, limits, policy, memory, more):
     worse = replace(seen, backlog=seen.backlog + more)
-    fewer, many = (target_of(decide(each, limits, Memory(), policy), each) for each in (seen, worse))
+    fewer, many = (target_of(decide(each, limits, memory, policy), each) for each in (seen, worse))
     assert fewer <= many
 
 
@@ -187,8 +195,9 @@ def test_rates_come_from_offsets():
     assert (found.throughput, found.growth, found.input_rate) == pytest.approx((100, 50, 150))
     assert found.backlog == 50 * (now - 100)
     assert found.backlog_time == found.backlog / 100
-    assert found.hottest_input == found.hottest_backlog == 0.5
-    assert found.rising == pytest.approx(0)
+    assert found.shares == (0.5, 0.5)
+    assert found.best == pytest.approx(100)
+    assert found.inputs[-1] == pytest.approx((now, 150))
 
 
 def test_a_busy_partition_is_seen():
@@ -198,7 +207,7 @@ def test_a_busy_partition_is_seen():
         positions = {"flights-0": 50.0 * at, "flights-1": 30.0 * at}
         window.add(observation(at, ends=ends, positions=positions))
     found = window.evaluate(160)
-    assert (found.hottest_input, found.hottest_backlog) == pytest.approx((0.75, 1))
+    assert found.shares == pytest.approx((0.75, 0.25))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +266,83 @@ def test_a_missing_figure_now_and_then_costs_one_tick():
     assert isinstance(window.evaluate(190), Evaluation)
 
 
+# What a job's history teaches
+
+
+def test_workers_that_are_never_short_of_work_show_what_they_can_do():
+    busy = evaluation(workers=4, throughput=3000, cpu=0.9, least_backlog_time=5)
+    assert learn_capacity(Memory(), busy, SETTINGS).capacity == {4: 3000}
+    light = evaluation(workers=4, throughput=1000, cpu=0.3, best=1100)
+    assert learn_capacity(Memory(), light, SETTINGS).capacity == {4: pytest.approx(3000)}
+
+
+def test_workers_that_wait_for_something_else_show_nothing():
+    waiting = evaluation(workers=4, throughput=300, cpu=0.1, least_backlog_time=5)
+    assert learn_capacity(Memory(capacity={4: 3000}), waiting, SETTINGS).capacity == {4: 3000}
+
+
+def test_cpu_of_nearly_nothing_does_not_belittle_workers():
+    idle = evaluation(workers=4, throughput=1, cpu=0.03, best=1)
+    assert learn_capacity(Memory(capacity={4: 3000}), idle, SETTINGS).capacity == {4: 3000}
+
+
+def test_the_pause_of_a_change_is_learned_and_that_of_a_failure_is_not():
+    changed = Memory(rescaled_at=110, target=3)
+    before, after = observation(115), observation(175, started=160.0)
+    assert learn_pause(changed, before, after, 15).pause == 160 - 122.5
+    assert learn_pause(changed, before, before, 15) == changed
+    assert learn_pause(Memory(rescaled_at=-50), before, after, 15).pause is None
+
+
+# The policy of our own
+
+
+def shown(**given):
+    """A job at 1,000 s, 4 of whose workers can do 4,000/s, and whose rescales take 20 s."""
+    memory = Memory(capacity={4: 4000.0}, pause=20.0)
+    seen = evaluation(**{"throughput": 2500.0, "inputs": tuple((at, 2500.0) for at in range(200, 1001, 15))} | given)
+    return decide(seen, LIMITS, memory, AutoscalerSettings())
+
+
+def test_balanced_adds_workers_before_there_is_a_backlog():
+    rising = tuple((at, 2000.0 + max(0, at - 700) * 7) for at in range(200, 1001, 15))
+    decision = shown(inputs=rising, throughput=4000, cpu=0.9)
+    assert decision.target > 4
+    assert "would stay above 60 s" in decision.text
+
+
+def test_balanced_holds_where_more_workers_do_not_help():
+    waits = shown(backlog=1e6, throughput=500, growth=2000, cpu=0.1, least_backlog_time=60)
+    assert isinstance(waits, Hold)
+    assert "they wait for something" in waits.text
+    skewed = shown(backlog=1e6, growth=500, cpu=0.8, least_backlog_time=60, shares=(0.5, *(1 / 14,) * 7))
+    assert skewed.target == 8  # no number of workers keeps up with the first partition
+
+
+def test_balanced_counts_the_workers_that_partitions_keep_busy():
+    even = shown(inputs=((985, 5000.0), (1000, 5000.0)), throughput=4000, cpu=0.9)
+    assert even.target == 6
+    six = shown(inputs=((985, 5000.0), (1000, 5000.0)), throughput=4000, cpu=0.9, shares=(1 / 8,) * 8)
+    assert six.target == 8  # on 6 or 7 workers, some would read two partitions and others one
+
+
+def test_balanced_does_not_take_away_what_was_needed_a_moment_ago():
+    spike = tuple((at, 3900.0 if 850 < at < 900 else 900.0) for at in range(200, 1001, 15))
+    assert isinstance(shown(inputs=spike, throughput=900), Hold)
+    calm = tuple((at, 900.0) for at in range(200, 1001, 15))
+    assert shown(inputs=calm, throughput=900).target == 2
+
+
+def test_balanced_does_not_run_after_spikes_that_are_over_before_a_rescale_is():
+    """Spikes of 60 s; a change takes 70 s and a pause of 20 s until it shows."""
+    again = tuple((at, 9000.0 if at % 600 in range(300, 361) else 900.0) for at in range(200, 941, 15))
+    held = shown(at=940.0, inputs=again, backlog=5000)
+    assert isinstance(held, Hold)
+    assert "came for 60 s before" in held.text
+    stays = (*again, *((at, 9000.0) for at in range(945, 1001, 15)))
+    assert shown(inputs=stays, backlog=50_000).target > 4
+
+
 # The loop
 
 
@@ -299,7 +385,7 @@ def test_a_decision_is_carried_out_once_and_remembered():
     assert overload(world, loop, until=190).reason is Reason.RESCALING
     # At 130: the input needs 2 * 200 / 100 workers, 130 s of backlog 2 * 130 / 60.
     assert world.changes == [(2, 9)]
-    assert world.memory == Memory(rescaled_at=130, target=9)
+    assert world.memory == Memory(rescaled_at=130, target=9, capacity={2: 100})
     assert [acted for _, _, acted in world.told] == [False, False, True, False, False, False, False]
 
 
