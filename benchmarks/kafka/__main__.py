@@ -1,11 +1,12 @@
 """From Kafka into a Python DoFn on Flink: ours against Beam's own ReadFromKafka and plain loops.
 
-All read the same topics of the same broker and give each record's value to the same function: ``json.loads``, or
-``len``, which leaves the way to it. Each peer on Flink has a fresh cluster of one TaskManager, configured alike. Rates
-are those between two marks in the middle of a run, when the JVM's compilers are done; CPU is that of the TaskManager
-(JVM) and of the Python processes in the same time, the broker's is not counted.
+All read the same topics of the same broker and do the same ``work`` with each record: ``json.loads``; ``len``, which
+leaves the way to it; write it to another topic; or count by key and window, and write the counts. Each peer on Flink
+has a fresh cluster of one TaskManager, configured alike. Rates are those between two marks in the middle of a run, when
+the JVM's compilers are done; CPU is that of the TaskManager (JVM) and of the Python processes in the same time, the
+broker's is not counted.
 
-    python -m benchmarks.kafka [--quick] [--json FILE] [--peers NAME,...] [--functions NAME,...] [--sizes BYTES,...]
+    python -m benchmarks.kafka [--quick] [--json FILE] [--peers NAME,...] [--works NAME,...] [--sizes BYTES,...]
                                [--parallelism N,...] [--rounds N]
 """
 
@@ -17,9 +18,9 @@ import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.kafka.measure import Figures, Marks, TooSlowError
-from benchmarks.kafka.peers import Case, Loop, Ours, Stock
-from benchmarks.kafka.topics import RECORDS, broker, fill
-from benchmarks.kafka.work import FUNCTIONS
+from benchmarks.kafka.peers import Case, Loop, Ours, PyFlink, Stock
+from benchmarks.kafka.topics import RECORDS, broker, fill, sink
+from benchmarks.kafka.work import KEYS, WORKS
 from benchmarks.report import Goal, Report, parser
 
 if TYPE_CHECKING:
@@ -27,14 +28,22 @@ if TYPE_CHECKING:
 
 GOAL_STOCK = 5.0
 """Ours to stock's best, records a second."""
+GOAL_KEYED = 3.0
+"""The same with keys and windows, exactly once."""
+GOAL_EXACTLY_ONCE = 0.85
+"""Ours that writes exactly once to ours that writes at least once, records a second."""
+GOAL_PYFLINK = {"json": 1.3, "length": 1.3} | dict.fromkeys(KEYS, 1.0)
+"""Ours to PyFlink, records a second."""
 GOAL_CPU = 1.3
 """Ours to the plain confluent-kafka loop, CPU of a record."""
 _BUNDLES = "--max_bundle_size=20000"
 _STOCK = ("--object_reuse=true", "--faster_copy", "--finish_bundle_before_checkpointing")
-PEERS: dict[str, Callable[[], Ours | Stock | Loop]] = {
+PEERS: dict[str, Callable[[], Ours | Stock | PyFlink | Loop]] = {
     "ours": Ours,
+    "ours-at-least-once": lambda: Ours("at_least_once"),
     "stock-sdf": lambda: Stock(deprecated_read=False, flags=[*_STOCK, _BUNDLES]),
     "stock-read": lambda: Stock(deprecated_read=True, flags=[*_STOCK, _BUNDLES]),
+    "pyflink": PyFlink,
     "loop-confluent": lambda: Loop("confluent"),
     "loop-kafka-python": lambda: Loop("kafka-python"),
 }
@@ -44,7 +53,7 @@ _QUICK = ("ours", "stock-read", "loop-confluent")
 class Setting(NamedTuple):
     """What all peers are measured at."""
 
-    function: str
+    work: str
     size: int
     """Bytes of a record."""
     parallelism: int
@@ -55,21 +64,31 @@ def _median(runs: list[Figures]) -> Figures:
 
 
 def _goals(medians: dict[Setting, dict[str, Figures]]) -> list[Goal]:
-    """Of each function, the worst of all sizes and parallelisms."""
+    """Of each work, the worst of all sizes and parallelisms."""
     goals = []
-    for function in FUNCTIONS:
-        stock, cpu = [], []
+    for work in WORKS:
+        found: dict[str, list[float]] = {}
         for setting, peers in medians.items():
-            if setting.function == function and (ours := peers.get("ours")):
-                rates = [figures.rate for name, figures in peers.items() if name.startswith("stock")]
-                if rates:
-                    stock.append(ours.rate / max(rates))
-                if loop := peers.get("loop-confluent"):
-                    cpu.append(ours.cpu / loop.cpu)
-        if stock:
-            goals.append(Goal(f"rate_to_stock[{function}]", min(stock), GOAL_STOCK, lower_is_better=False))
-        if cpu:
-            goals.append(Goal(f"cpu_to_confluent_loop[{function}]", max(cpu), GOAL_CPU, lower_is_better=True))
+            if setting.work != work or not (ours := peers.get("ours")):
+                continue
+            if rates := [figures.rate for name, figures in peers.items() if name.startswith("stock")]:
+                found.setdefault("rate_to_stock", []).append(ours.rate / max(rates))
+            if pyflink := peers.get("pyflink"):
+                found.setdefault("rate_to_pyflink", []).append(ours.rate / pyflink.rate)
+            if other := peers.get("ours-at-least-once"):
+                found.setdefault("rate_to_at_least_once", []).append(ours.rate / other.rate)
+            if loop := peers.get("loop-confluent"):
+                found.setdefault("cpu_to_confluent_loop", []).append(ours.cpu / loop.cpu)
+        aims = {
+            "rate_to_stock": GOAL_KEYED if work in KEYS else GOAL_STOCK,
+            "rate_to_pyflink": GOAL_PYFLINK.get(work, 1.0),
+            "rate_to_at_least_once": GOAL_EXACTLY_ONCE,
+            "cpu_to_confluent_loop": GOAL_CPU,
+        }
+        for metric, ratios in found.items():
+            lower = metric.startswith("cpu")
+            worst = max(ratios) if lower else min(ratios)
+            goals.append(Goal(f"{metric}[{work}]", worst, aims[metric], lower_is_better=lower))
     return goals
 
 
@@ -81,17 +100,17 @@ def main() -> None:
     """Measure and report."""
     flags = parser(__doc__ or "")
     flags.add_argument("--peers", default="", help=f"of {', '.join(PEERS)}")
-    flags.add_argument("--functions", default="", help=f"of {', '.join(FUNCTIONS)}")
+    flags.add_argument("--works", default="", help=f"of {', '.join(WORKS)}")
     flags.add_argument("--sizes", default="", help="bytes of a record: 100, 1000, 10000")
     flags.add_argument("--parallelism", default="", help="subtasks")
-    flags.add_argument("--rounds", type=int, default=0, help="runs of each, the first one to warm up apart")
+    flags.add_argument("--rounds", type=int, default=0, help="runs of each")
     options = flags.parse_args()
     quick = options.quick
     peers = options.peers.split(",") if options.peers else _QUICK if quick else tuple(PEERS)
     sizes = _numbers(options.sizes, [100] if quick else list(RECORDS))
     widths = _numbers(options.parallelism, [1] if quick else [1, 2])
-    functions = options.functions.split(",") if options.functions else ["json"] if quick else list(FUNCTIONS)
-    settings = [Setting(*each) for each in itertools.product(functions, sizes, widths)]
+    works = options.works.split(",") if options.works else ["json"] if quick else list(WORKS)
+    settings = [Setting(*each) for each in itertools.product(works, sizes, widths)]
     settings.sort(key=lambda setting: setting.parallelism)  # each has its cluster
     rounds = options.rounds or (1 if quick else 2)
     runs: dict[Setting, dict[str, list[Figures]]] = {setting: {} for setting in settings}
@@ -102,14 +121,21 @@ def main() -> None:
         for name in peers:
             peer = PEERS[name]()
             try:
-                for setting in settings * rounds:
+                for setting in [setting for setting in settings if setting.work in peer.works] * rounds:
                     total = RECORDS[setting.size]
-                    marks = Marks(*((4, 4, total, 12) if quick else (4, 8, total, 30)))
-                    case = Case(
-                        kafka.bootstrap_servers, topics[setting.size], setting.parallelism, marks, setting.function
-                    )
+                    # Ten seconds hold a checkpoint, which commits what is written exactly once.
+                    marks = Marks(*((4, 4, total, 12) if quick else (4, 10, total, 20)))
                     try:
-                        runs[setting].setdefault(name, []).append(peer.run(case))
+                        with sink(kafka) as target:
+                            case = Case(
+                                kafka.bootstrap_servers,
+                                topics[setting.size],
+                                setting.parallelism,
+                                marks,
+                                setting.work,
+                                target,
+                            )
+                            runs[setting].setdefault(name, []).append(peer.run(case))
                     except TooSlowError as why:
                         failed[f"{name} {setting}"] = str(why)
                         print("failed:", name, setting, why, flush=True)
@@ -123,10 +149,10 @@ def main() -> None:
     report = Report(
         "kafka",
         {
-            "read": [
+            "peers": [
                 {
                     "peer": name,
-                    "function": setting.function,
+                    "work": setting.work,
                     "bytes": setting.size,
                     "parallelism": setting.parallelism,
                     "records_per_second": figures.rate,
@@ -142,7 +168,7 @@ def main() -> None:
         },
     )
     report.table(
-        ("read -> DoFn", "function", "bytes", "parallelism", "records/s", "CPU s/M: JVM", "Python", "runs"),
+        ("peer", "work", "bytes", "parallelism", "records/s", "CPU s/M: JVM", "Python", "runs"),
         [
             (
                 name,

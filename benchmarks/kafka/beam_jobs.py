@@ -5,25 +5,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
+from apache_beam import typehints
+from apache_beam.transforms.window import FixedWindows
 
-from benchmarks.kafka.work import FUNCTIONS, Meter
+from benchmarks.kafka.work import FUNCTIONS, KEYS, WINDOW_SECONDS, Meter, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["Parse", "read"]
+__all__ = ["build"]
+
+_RECORD = typehints.Tuple[bytes, bytes]
 
 
-class Parse(beam.DoFn):
+class _Metered(beam.DoFn):
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def setup(self) -> None:
+        self._cells = Meter(self._folder).cells
+
+
+class Use(_Metered):
     """The user's function on the values of (key, value) records, counted; nothing goes on."""
 
     def __init__(self, folder: str, function: str) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._name = function
 
     def setup(self) -> None:
+        super().setup()
         self._function = FUNCTIONS[self._name]
-        self._cells = Meter(self._folder).cells
 
     def process(self, record: tuple[bytes, bytes]) -> Iterable[Any]:
         self._function(record[1])
@@ -31,6 +43,40 @@ class Parse(beam.DoFn):
         return ()
 
 
-def read(pipeline: beam.Pipeline, source: beam.PTransform, folder: str, function: str) -> None:
-    """Read -> DoFn."""
-    pipeline | "Read" >> source | "Parse" >> beam.ParDo(Parse(folder, function))
+class Pass(_Metered):
+    """The records themselves, once they were looked into."""
+
+    def process(self, record: tuple[bytes, bytes]) -> Iterable[tuple[bytes, bytes]]:
+        parse(record[1])
+        self._cells[0] += 1
+        return (record,)
+
+
+class Key(_Metered):
+    """(key, 1), with so many keys."""
+
+    def __init__(self, folder: str, keys: int) -> None:
+        super().__init__(folder)
+        self._keys = keys
+
+    def process(self, record: tuple[bytes, bytes]) -> Iterator[tuple[bytes, int]]:
+        self._cells[0] += 1
+        yield b"%d" % (parse(record[1])["id"] % self._keys), 1
+
+
+def build(pipeline: beam.Pipeline, source: beam.PTransform, sink: beam.PTransform, work: str, folder: str) -> None:
+    """Read -> what ``work`` names, see ``work.WORKS``."""
+    records = pipeline | "Read" >> source
+    if work in FUNCTIONS:
+        records | "Use" >> beam.ParDo(Use(folder, work))
+    elif work in KEYS:
+        (
+            records
+            | "Key" >> beam.ParDo(Key(folder, KEYS[work])).with_output_types(typehints.Tuple[bytes, int])
+            | beam.WindowInto(FixedWindows(WINDOW_SECONDS))
+            | beam.CombinePerKey(sum)
+            | "Line" >> beam.MapTuple(lambda key, number: (key, b"%d" % number)).with_output_types(_RECORD)
+            | "Write" >> sink
+        )
+    else:
+        records | "Pass" >> beam.ParDo(Pass(folder)).with_output_types(_RECORD) | "Write" >> sink

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING
 import apache_beam as beam
 import psutil
 
+from beam_k8s import versions
 from beam_k8s.launcher.flink_rest import FlinkRest
 from beam_k8s.launcher.local import SessionCluster, runner_jar
 from benchmarks.kafka import beam_jobs
 from benchmarks.kafka.measure import Figures, Marks, TooSlowError, measure
 from benchmarks.kafka.topics import CACHE, PARTITIONS
+from benchmarks.kafka.work import FUNCTIONS, KEYS, WORKS
 from tests.cluster.expansion import expansion_lib
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from apache_beam.transforms.ptransform import PTransform
 
-__all__ = ["Case", "Loop", "Ours", "Stock"]
+__all__ = ["Case", "Loop", "Ours", "PyFlink", "Stock"]
 
 ROOT = Path(__file__).parents[2]
 _END_SECONDS = 30
@@ -46,8 +49,10 @@ class Case:
     topic: str
     parallelism: int
     marks: Marks
-    function: str
-    """Of ``work.FUNCTIONS``."""
+    work: str
+    """Of ``work.WORKS``."""
+    sink: str
+    """Topic to write to."""
 
 
 class Loop:
@@ -56,6 +61,8 @@ class Loop:
     Args:
         client: ``confluent`` or ``kafka-python``.
     """
+
+    works: tuple[str, ...] = tuple(FUNCTIONS)
 
     def __init__(self, client: str) -> None:
         self.name = f"loop, {client}"
@@ -69,7 +76,7 @@ class Loop:
                 for number in range(case.parallelism):
                     mine = ",".join(str(each) for each in range(number, PARTITIONS, case.parallelism))
                     command = [sys.executable, "-m", "benchmarks.kafka.loops", self._client, case.brokers, case.topic]
-                    processes.append(subprocess.Popen([*command, mine, folder, case.function], cwd=ROOT))
+                    processes.append(subprocess.Popen([*command, mine, folder, case.work], cwd=ROOT))
                 return measure(Path(folder), [each.pid for each in processes], case.marks)
             finally:
                 for process in processes:
@@ -83,7 +90,7 @@ class Loop:
 class _OnFlink:
     """A peer with a session cluster, of one TaskManager with a slot a subtask."""
 
-    name: str
+    works: tuple[str, ...] = WORKS
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -133,21 +140,29 @@ class _OnFlink:
 
 
 class Ours(_OnFlink):
-    """This package, with its defaults."""
+    """This package, with its defaults.
 
-    def __init__(self) -> None:
-        super().__init__("ours")
+    Args:
+        delivery: guarantee of what is written.
+    """
+
+    def __init__(self, delivery: str = "exactly_once") -> None:
+        super().__init__(f"ours, {delivery}")
+        self._delivery = delivery
+        self.works = WORKS if delivery == "exactly_once" else ("write",)
 
     def _submit(self, case: Case, address: str, folder: str) -> None:
-        from beam_k8s.transforms import ReadFromKafka
+        from beam_k8s.transforms import ReadFromKafka, WriteToKafka
 
         source = ReadFromKafka(
             {"bootstrap.servers": case.brokers, "auto.offset.reset": "earliest"},
             [case.topic],
             timestamp_policy="CreateTime",
         )
+        sink = WriteToKafka({"bootstrap.servers": case.brokers}, case.sink, delivery_guarantee=self._delivery)
         _submit(
             source,
+            sink,
             case,
             folder,
             "--runner=FlinkK8s",
@@ -160,7 +175,8 @@ class Ours(_OnFlink):
 class Stock(_OnFlink):
     """Beam's cross-language ReadFromKafka on Beam's FlinkRunner.
 
-    Its Java half runs inside the TaskManager (environment EMBEDDED): no process and no socket between them.
+    It writes at least once: its Python form has no other. Its Java half runs inside the TaskManager (environment
+    EMBEDDED): no process and no socket between them.
 
     Args:
         deprecated_read: the source as Flink's own kind of source (``use_deprecated_read``), else a splittable DoFn.
@@ -189,7 +205,7 @@ class Stock(_OnFlink):
         return ["--experiments=use_deprecated_read"] if self._deprecated else []
 
     def _submit(self, case: Case, address: str, folder: str) -> None:
-        from apache_beam.io.kafka import ReadFromKafka
+        from apache_beam.io.kafka import ReadFromKafka, WriteToKafka
 
         source = ReadFromKafka(
             {"bootstrap.servers": case.brokers, "auto.offset.reset": "earliest", "group.id": Path(folder).name},
@@ -197,8 +213,10 @@ class Stock(_OnFlink):
             timestamp_policy="CreateTime",
             expansion_service=self._expansion,
         )
+        sink = WriteToKafka({"bootstrap.servers": case.brokers}, case.sink, expansion_service=self._expansion)
         _submit(
             source,
+            sink,
             case,
             folder,
             "--runner=FlinkRunner",
@@ -215,11 +233,58 @@ class Stock(_OnFlink):
         )
 
 
-def _submit(source: PTransform, case: Case, folder: str, *flags: str) -> None:
+class PyFlink(_OnFlink):
+    """PyFlink, from its own virtual environment: a DataStream with a Python function, or SQL with one, exactly once."""
+
+    works = (*FUNCTIONS, *KEYS)
+
+    def __init__(self) -> None:
+        super().__init__("pyflink")
+        self._python, self._home = _pyflink()
+
+    def _jars(self) -> list[Path]:
+        have = ("flink-dist-", "log4j-")
+        lib = [jar for jar in sorted((self._home / "lib").glob("*.jar")) if not jar.name.startswith(have)]
+        return [*lib, *(self._home / "opt").glob("flink-python-*.jar")]
+
+    def _submit(self, case: Case, address: str, folder: str) -> None:
+        # JDK 17: PyFlink's gateway looks into these packages.
+        opened = " ".join(
+            f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.util", "java.lang", "java.net")
+        )
+        arguments = (address, case.brokers, case.topic, str(case.parallelism), case.work, folder, case.sink)
+        done = subprocess.run(
+            [self._python, "-m", "benchmarks.kafka.pyflink_job", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "JDK_JAVA_OPTIONS": opened},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise TooSlowError(f"not submitted: {done.stderr[-2000:]}")
+
+
+def _pyflink() -> tuple[str, Path]:
+    """Python and pyflink folder of a virtual environment that is made on the first call (2 minutes, 800 MB)."""
+    venv = CACHE.parent / f"pyflink-{versions.FLINK}"
+    python = str(venv / "bin" / "python")
+    home = venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages" / "pyflink"
+    ready = venv / "ready"
+    if not ready.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", f"apache-flink=={versions.FLINK}"], check=True)
+        maven = ["mvn", "-q", "-B", "-f", str(Path(__file__).with_name("pyflink.xml")), "dependency:copy-dependencies"]
+        subprocess.run([*maven, f"-DoutputDirectory={home / 'lib'}", f"-Dflink.version={versions.FLINK}"], check=True)
+        ready.touch()
+    return python, home
+
+
+def _submit(source: PTransform, sink: PTransform, case: Case, folder: str, *flags: str) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     options = beam.options.pipeline_options.PipelineOptions(["--streaming", *flags])
     pipeline = beam.Pipeline(options=options)
-    beam_jobs.read(pipeline, source, folder, case.function)
+    beam_jobs.build(pipeline, source, sink, case.work, folder)
     pipeline.run()
 
 

@@ -14,7 +14,7 @@ from tests.cluster.kafka import KafkaBroker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CACHE", "PARTITIONS", "RECORDS", "SECONDS", "broker", "fill", "topic"]
+__all__ = ["CACHE", "PARTITIONS", "RECORDS", "SECONDS", "broker", "fill", "sink", "topic"]
 
 CACHE = Path(__file__).parents[2] / ".cache" / "benchmark-kafka"
 PARTITIONS = 4
@@ -45,6 +45,16 @@ def broker() -> Iterator[KafkaBroker]:
         yield kafka
     finally:
         kafka.stop()
+
+
+@contextmanager
+def sink(kafka: KafkaBroker) -> Iterator[str]:
+    """A topic to write to, and no more afterwards."""
+    name = f"sink-{time.time_ns()}"
+    kafka.create_topics({name: PARTITIONS})
+    yield name
+    with kafka.admin() as admin:
+        admin.delete_topics([name])
 
 
 def fill(kafka: KafkaBroker, size: int) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["FUNCTIONS", "Meter", "count", "length", "parse"]
+__all__ = ["FUNCTIONS", "KEYS", "WINDOW_SECONDS", "WORKS", "Meter", "count", "length", "parse"]
 
 _CELLS = 8
 """Bytes of a count."""
@@ -30,6 +30,12 @@ def length(value: bytes) -> int:
 
 
 FUNCTIONS: dict[str, Callable[[bytes], Any]] = {"json": parse, "length": length}
+"""Read -> function."""
+KEYS = {"keyed-10": 10, "keyed-1000": 1000, "keyed-100000": 100_000}
+"""Read -> json -> count by key and window -> write; how many keys."""
+WINDOW_SECONDS = 10
+WORKS = (*FUNCTIONS, "write", *KEYS)
+"""All, and ``write``: read -> json -> write every record."""
 
 
 class Meter:
