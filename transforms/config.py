@@ -66,6 +66,12 @@ _SECRET_KEY = re.compile(
 )
 _SECRET_IN_JAAS = re.compile(r"(password|secret|token)\w*\s*=", re.IGNORECASE)
 _ACKS_NOT_SAFE = {"0"}
+# The property's names in Java and librdkafka, and what there means murmur2 of the key.
+_PARTITIONERS = {
+    "partitioner.class": "org.apache.kafka.clients.producer.internals.DefaultPartitioner",
+    "partitioner": "murmur2_random",
+    "partitioner.ignore.keys": "false",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,19 +288,20 @@ def write_config(
             f"delivery_guarantee={guarantee!r} uses no transactions.",
             "Add delivery_guarantee='exactly_once', or remove the prefix.",
         )
-    if "partitioner.class" in properties:
-        errors.add(
-            f"producer_config['partitioner.class'] is {properties['partitioner.class']!r}, but a Java class runs on "
-            "Flink only: elsewhere the same records would go to other partitions.",
-            "Remove it for Kafka's own partitioner (murmur2 of the key), or choose in the pipeline: "
-            "ProducerRecord(key, value, partition=...).",
-        )
     if "transactional.id" in properties:
         errors.add(
             f"producer_config['transactional.id'] is {properties['transactional.id']!r}, but each subtask of "
             "the sink needs an id of its own.",
             "Use delivery_guarantee='exactly_once' and transactional_id_prefix=...",
         )
+    for name, same in _PARTITIONERS.items():
+        value = properties.pop(name, None)
+        if value not in (None, same):
+            errors.add(
+                f"producer_config[{name!r}] is {value!r}. Records with a key go to the partition of Kafka's default, "
+                "murmur2, on every runner.",
+                "Remove it; to choose partitions yourself, write ProducerRecord(..., partition=n).",
+            )
     errors.raise_any()
     return WriteConfig(servers, topic, properties, guarantee, transactional_id_prefix)
 

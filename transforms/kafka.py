@@ -324,7 +324,8 @@ class WriteToKafka(beam.PTransform):
 
     Args:
         producer_config: properties by the names of Kafka's Java client. ``bootstrap.servers`` is needed. Secrets are
-            references: ``env:NAME`` or ``file:PATH``.
+            references: ``env:NAME`` or ``file:PATH``. Records with a key go to the partition that Kafka's own
+            partitioner gives them (murmur2), on every runner.
         topic: name of the topic of all records that do not name their own. None: every record is a ProducerRecord that
             does.
         key_serializer: Java class name of a common Kafka serializer, or a Python callable ``object -> bytes``.
