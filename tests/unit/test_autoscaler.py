@@ -327,7 +327,7 @@ def test_balanced_counts_the_workers_that_partitions_keep_busy():
 
 
 def test_balanced_does_not_take_away_what_was_needed_a_moment_ago():
-    spike = tuple((at, 3900.0 if 850 < at < 900 else 900.0) for at in range(200, 1001, 15))
+    spike = tuple((at, 3900.0 if 900 < at < 950 else 900.0) for at in range(200, 1001, 15))
     assert isinstance(shown(inputs=spike, throughput=900), Hold)
     calm = tuple((at, 900.0) for at in range(200, 1001, 15))
     assert shown(inputs=calm, throughput=900).target == 2
