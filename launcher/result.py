@@ -16,9 +16,11 @@ from apache_beam.runners.portability import portable_metrics
 from apache_beam.runners.runner import PipelineResult, PipelineState
 from google.protobuf import json_format
 
+from beam_k8s import lateness
 from beam_k8s.errors import BeamK8sError, FlinkError, JobFailed
 from beam_k8s.launcher import flink_rest
 from beam_k8s.launcher.progress import report
+from beam_k8s.launcher.watch import Watch
 from beam_k8s.states import TERMINAL
 
 if TYPE_CHECKING:
@@ -73,6 +75,16 @@ class JobMetrics(metric.MetricResults):
             for name, results in zip(names, self._attempted, strict=True)
         }
 
+    def late_records(self) -> dict[str, int]:
+        """Step -> records that it has dropped because their window had ended."""
+        late: dict[str, int] = {}
+        for key, count in self._attempted[0].items():
+            if key.metric.name in lateness.COUNTERS:
+                # A stage of Python steps counts under a name that Beam made for it, of the collection it reads.
+                step = re.sub(r"^\d+(.+)\.[^./]+/beam:env:.*$", r"the step after \1", key.step)
+                late[step] = late.get(step, 0) + count
+        return late
+
 
 class FlinkK8sPipelineResult(PipelineResult):
     """A running or ended job.
@@ -95,6 +107,7 @@ class FlinkK8sPipelineResult(PipelineResult):
         self._reported_failures: set[int] = set()
         self._lock = threading.RLock()
         self._said = self._said_detail = ""
+        self._watch = None if detach else Watch(job.name, lambda: self._read_metrics().late_records())
         atexit.register(self._at_exit)
 
     @property
@@ -200,6 +213,7 @@ class FlinkK8sPipelineResult(PipelineResult):
         if state != PipelineState.FAILED or not self._error.startswith("Traceback"):
             self._error = detail or (self._error if state == PipelineState.FAILED else "")
         self._metrics = self._read_metrics()
+        self._leave(self._metrics)
         report(f"{self.job.name} is {state}")
         self.job.logs.show()
         self.job.close()
@@ -220,7 +234,12 @@ class FlinkK8sPipelineResult(PipelineResult):
                     return
             time.sleep(0.05)
 
+    def _leave(self, last: JobMetrics) -> None:
+        if self._watch is not None:
+            self._watch.stop(last.late_records())
+
     def _detach(self) -> None:
+        self._leave(JobMetrics([]))
         try:
             command = self.job.detach()
         except BeamK8sError:
