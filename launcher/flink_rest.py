@@ -14,6 +14,7 @@ from urllib.parse import quote
 import requests
 
 from beam_k8s.errors import FlinkError
+from beam_k8s.silence import SourceLook, Spent
 from beam_k8s.states import TERMINAL, pipeline_state
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "checkpoints",
     "exceptions",
     "has_ended",
+    "source_looks",
     "sources",
     "status",
     "vertices",
@@ -216,12 +218,13 @@ def vertices(flink: FlinkReads, job_id: str) -> list[Vertex]:
 
 _PARTITION = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 _BACKLOG = re.compile(r"(^|\.)pendingRecords$")
+_READ = re.compile(r"^Source__.*\.numRecordsIn$")
 
 
 def sources(flink: FlinkReads, job_id: str) -> list[Source]:
     """What the job reads from, without the sources that have ended."""
     job = flink.get(f"/jobs/{job_id}")
-    heads = {node["id"] for node in job["plan"]["nodes"] if not node.get("inputs")}
+    heads = {node for node, inputs in _inputs(job).items() if not inputs}
     return [
         _source(flink, job_id, vertex)
         for vertex in job["vertices"]
@@ -233,16 +236,59 @@ def _source(flink: FlinkReads, job_id: str, vertex: dict[str, Any]) -> Source:
     path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
     metrics = [each["id"] for each in flink.get(path)]
     partitions = {match.groups() for name in metrics if (match := _PARTITION.search(name))}
-    pending = [name for name in metrics if _BACKLOG.search(name)]
-    answer = flink.get(f"{path}?agg=sum&get={quote(','.join(pending))}") if pending else []
-    known = [backlog for each in answer if math.isfinite(backlog := float(each["sum"]))]
     return Source(
-        name=vertex["name"].partition(" -> ")[0].removeprefix("Source: "),
+        name=_source_name(vertex),
         topics=tuple(sorted({topic for topic, _ in partitions})),
         partitions=len(partitions),
         parallelism=vertex["parallelism"],
-        backlog=round(sum(known)) if known else None,
+        backlog=_sum(flink, path, metrics, _BACKLOG),
     )
+
+
+def _inputs(job: dict[str, Any]) -> dict[str, set[str]]:
+    """Vertex -> those it gets records from. A job that waits for workers has no plan yet."""
+    return {node["id"]: {edge["id"] for edge in node.get("inputs", ())} for node in job["plan"].get("nodes", ())}
+
+
+def _source_name(vertex: dict[str, Any]) -> str:
+    return str(vertex["name"]).partition(" -> ")[0].removeprefix("Source: ")
+
+
+def _sum(flink: FlinkReads, path: str, metrics: list[str], kind: re.Pattern[str]) -> int | None:
+    """The sum over the subtasks of those of the metrics that are of a kind; None if none has a value."""
+    wanted = [name for name in metrics if kind.search(name)]
+    answer = flink.get(f"{path}?agg=sum&get={quote(','.join(wanted))}") if wanted else []
+    known = [value for each in answer if math.isfinite(value := float(each["sum"]))]
+    return round(sum(known)) if known else None
+
+
+def source_looks(flink: FlinkReads, job_id: str) -> list[SourceLook]:
+    """The progress of each source that runs and tells its backlog, and what the vertices it feeds do."""
+    job = flink.get(f"/jobs/{job_id}")
+    inputs = _inputs(job)
+    found = []
+    for vertex in job["vertices"]:
+        if inputs[vertex["id"]] or vertex["status"] != "RUNNING":
+            continue
+        path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
+        metrics = [each["id"] for each in flink.get(path)]
+        backlog, read = (_sum(flink, path, metrics, kind) for kind in (_BACKLOG, _READ))
+        downstream, fed = [], {vertex["id"]}
+        for other in job["vertices"]:  # in topological order
+            if inputs[other["id"]] & fed:
+                fed.add(other["id"])
+                downstream.append(_spent(other))
+        if backlog is not None:
+            found.append(SourceLook(_source_name(vertex), read, backlog, _spent(vertex), tuple(downstream)))
+    return found
+
+
+def _spent(vertex: dict[str, Any]) -> Spent:
+    busy, backpressured, idle = (
+        spent if math.isfinite(spent := float(vertex["metrics"][f"accumulated-{state}-time"])) else 0.0
+        for state in ("busy", "backpressured", "idle")
+    )
+    return Spent(vertex["name"], busy, backpressured, idle)
 
 
 def checkpoints(flink: FlinkReads, job_id: str) -> Checkpoints:

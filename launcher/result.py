@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from beam_k8s.launcher.target import Job
+    from beam_k8s.silence import SourceLook
 
 __all__ = ["FlinkK8sPipelineResult", "JobMetrics", "python_traceback"]
 
@@ -107,7 +108,7 @@ class FlinkK8sPipelineResult(PipelineResult):
         self._reported_failures: set[int] = set()
         self._lock = threading.RLock()
         self._said = self._said_detail = ""
-        self._watch = None if detach else Watch(job.name, lambda: self._read_metrics().late_records())
+        self._watch = None if detach else Watch(job.name, self._late_records, self._source_looks)
         atexit.register(self._at_exit)
 
     @property
@@ -179,6 +180,13 @@ class FlinkK8sPipelineResult(PipelineResult):
             return JobMetrics(flink_rest.accumulators(flink, self.job.job_id))
         except FlinkError:
             return JobMetrics([])
+
+    def _late_records(self) -> dict[str, int]:
+        return self._read_metrics().late_records()
+
+    def _source_looks(self) -> list[SourceLook]:
+        flink = self.job.flink()
+        return [] if flink is None else flink_rest.source_looks(flink, self.job.job_id)
 
     def _progress(self, state: str) -> None:
         if (state, self._detail) != (self._said, self._said_detail):

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING
 from beam_k8s.errors import BeamK8sError
 from beam_k8s.lateness import LateRecords
 from beam_k8s.launcher.progress import report
+from beam_k8s.silence import Silence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from beam_k8s.silence import SourceLook
 
 __all__ = ["Watch"]
 
 _LOGGER = logging.getLogger(__name__)
 _INTERVAL_SECONDS = 5.0
+_SILENT_AFTER_SECONDS = 45.0
+"""With the age of Flink's figures, up to 10 s by default, a silence is told within a minute."""
+
 _LAST_LOOK_SECONDS = 10.0
 """Longest wait for a look that is under way when the job has ended."""
 
@@ -29,11 +35,15 @@ class Watch:
     Args:
         name: of the job.
         late: step -> records that it has dropped as late, as far as is known.
+        sources: the sources that run, as far as is known.
     """
 
-    def __init__(self, name: str, late: Callable[[], Mapping[str, int]]) -> None:
-        self._name, self._late = name, late
+    def __init__(
+        self, name: str, late: Callable[[], Mapping[str, int]], sources: Callable[[], Iterable[SourceLook]]
+    ) -> None:
+        self._name, self._late, self._sources = name, late, sources
         self._late_records = LateRecords()
+        self._silence = Silence(after=_SILENT_AFTER_SECONDS)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {name}", daemon=True)
         self._thread.start()
@@ -54,6 +64,8 @@ class Watch:
         while not self._stopped.wait(_INTERVAL_SECONDS):
             try:
                 self._tell(self._late_records.line(time.monotonic(), self._late()))
+                for line in self._silence.lines(time.monotonic(), self._sources()):
+                    self._tell(line)
             except BeamK8sError:
                 pass  # Flink is not there yet, or just starts anew
             except Exception:
