@@ -1,0 +1,1 @@
+"""Simulated jobs under several autoscalers; see __main__."""
