@@ -10,6 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import FixedWindows
 
 from beam_k8s import ReadFromKafka, WriteToKafka
+from beam_k8s.launcher import watch
 from tests.cluster.kafka import KafkaBroker
 
 IDLE_TIMEOUT = 30
@@ -74,5 +75,39 @@ def test_records_of_a_broker_that_was_silent_are_not_late(broker, silent, topic,
         silent.produce("quiet", [(None, b"d", {"timestamp_ms": 26_000})])
         wait(lambda: len(windows()) == 3)
         assert windows() == [b"a b", b"a b", b"c d"]
+    finally:
+        result.cancel()
+
+
+def slowly(record):
+    time.sleep(0.005)
+    return record
+
+
+@pytest.mark.slow
+def test_a_broker_that_falls_silent_before_all_is_read_is_told_of(silent, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(watch, "_INTERVAL_SECONDS", 1)
+    monkeypatch.setattr(watch, "_SILENT_AFTER_SECONDS", 6)
+    silent.produce("quiet", [(None, b"v" * 2000)] * 20_000)
+    flags = ["--runner=FlinkK8s", "--k8s_target=local", "--k8s_task_slots=1", "--checkpointing_interval=1000"]
+    flags += ["--k8s_flink_conf=metrics.fetcher.update-interval=500"]
+    pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    pipeline | read(silent, "quiet") | beam.Map(slowly)
+    result = pipeline.run()
+
+    def is_read():
+        counters = result.metrics().query()["counters"]
+        return any(each.result for each in counters if each.key.metric.name == "records_read")
+
+    try:
+        while not is_read():
+            assert result.wait_until_finish(duration=200) is None
+        os.kill(silent.pid, signal.SIGSTOP)
+        said = ""
+        while "the brokers give it none" not in said:
+            assert result.wait_until_finish(duration=200) is None
+            said += capsys.readouterr().err
+        assert "warning: Read quiet/Source has read nothing" in said
     finally:
         result.cancel()
