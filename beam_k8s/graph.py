@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from apache_beam.portability.api import beam_runner_api_pb2
+
+from beam_k8s.kafka_partitions import Offsets, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +42,8 @@ class KafkaSource:
     bootstrap_servers: str
     topics: tuple[str, ...]
     properties: dict[str, str]
+    start_offsets: Offsets = field(default_factory=dict)
+    stop_offsets: Offsets = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def kafka_sources(pipeline: Any) -> tuple[KafkaSource, ...]:
                     bootstrap_servers=payload["bootstrap_servers"],
                     topics=tuple(payload["topics"]),
                     properties=payload["properties"],
+                    start_offsets=offsets(payload["start_offsets"]),
+                    stop_offsets=offsets(payload["stop_offsets"]),
                 )
             )
     return tuple(sorted(found, key=lambda source: source.name))

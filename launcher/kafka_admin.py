@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from kafka import KafkaAdminClient
+from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.errors import KafkaError as VendorError
 from kafka.errors import (
     SaslAuthenticationFailedError,
@@ -19,9 +19,12 @@ from kafka.errors import (
 )
 
 from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NotHere
+from beam_k8s.kafka_partitions import misplaced
 from beam_k8s.kafka_properties import client_settings, resolve_references
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from beam_k8s.graph import KafkaSink, KafkaSource
 
 __all__ = ["check_references", "partition_counts"]
@@ -40,8 +43,8 @@ def partition_counts(source: KafkaSource) -> dict[str, int]:
 
     Raises:
         NoPythonForm: only Java's client can connect with the source's properties; nothing is known.
-        ConfigError: a topic is missing, or may not be read, or a reference does not resolve; all of them are named at
-            once. Or the broker refuses the login, or the TLS handshake fails.
+        ConfigError: a topic is missing, or may not be read, or lacks an offset to start or stop at, or a reference does
+            not resolve; all of them are named at once. Or the broker refuses the login, or the TLS handshake fails.
         KafkaError: no broker answers.
     """
     check_references(source)
@@ -50,6 +53,7 @@ def partition_counts(source: KafkaSource) -> dict[str, int]:
         try:
             with closing(KafkaAdminClient(**settings)) as admin:
                 answers = admin.describe_topics(list(source.topics))
+                ends = _ends(admin, source, answers)
         except (VendorError, OSError) as cause:
             raise _not_connected(source, heard, cause) from cause
     errors: list[BeamK8sError] = []
@@ -75,9 +79,30 @@ def partition_counts(source: KafkaSource) -> dict[str, int]:
             )
         else:
             errors.append(KafkaError(f"{source.name}: topic {answer['name']} cannot be described: {error.__name__}."))
+    # Of topics that are there: the others were named.
+    start, stop = (
+        {name: offset for name, offset in offsets.items() if name[0] in counts}
+        for offsets in (source.start_offsets, source.stop_offsets)
+    )
+    errors += (
+        ConfigError(f"{source.name}: {error.message}", hint=error.hint) for error in misplaced(start, stop, ends)
+    )
     if errors:
         raise ConfigError.of_all(errors)
     return counts
+
+
+def _ends(
+    admin: KafkaAdminClient, source: KafkaSource, topics: Iterable[Mapping[str, Any]]
+) -> dict[tuple[str, int], int]:
+    """End offsets of those partitions that the source's offsets name and that there are."""
+    there = {(topic["name"], partition["partition_index"]) for topic in topics for partition in topic["partitions"]}
+    named = there & {*source.start_offsets, *source.stop_offsets}
+    isolation = source.properties.get("isolation.level", "read_uncommitted")
+    found = admin.list_partition_offsets(
+        {TopicPartition(*name): OffsetSpec.LATEST for name in named}, IsolationLevel.build_from(isolation)
+    )
+    return {(name.topic, name.partition): at.offset for name, at in found.items()}
 
 
 def check_references(step: KafkaSource | KafkaSink) -> None:

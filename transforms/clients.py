@@ -7,6 +7,7 @@ Properties have the names of Kafka's Java client, because on Flink they are give
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from beam_k8s.errors import KafkaError
@@ -25,6 +26,10 @@ __all__ = [
     "ProducerFactory",
     "TopicPartition",
 ]
+
+
+END_AGE_S = 1.0
+"""How old [s] a partition's end may be that a request must be made for."""
 
 
 class TopicPartition(NamedTuple):
@@ -73,7 +78,10 @@ class Consumer(Protocol):
         """Next offset to read. It passes what is no record: transaction markers, compacted records."""
 
     def high_water(self, of: TopicPartition) -> int | None:
-        """End offset that the last fetch reported, None if there was none. Costs no request."""
+        """End offset, of the stable part where ``end_offsets`` is; None if not known.
+
+        It is what the last fetch reported, or at most END_AGE_S old: cheap enough to be asked once a poll.
+        """
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Commit offsets for the group."""
@@ -139,8 +147,9 @@ class KafkaPythonConsumers:
             enable_auto_commit=False,
             allow_auto_create_topics=False,
         )
+        make = _CommittedConsumer if settings.get("isolation_level") == "read_committed" else _KafkaPythonConsumer
         with _own_errors(f"Kafka at {self._servers} cannot be reached"):
-            return _KafkaPythonConsumer(KafkaConsumer(**settings), self._servers)
+            return make(KafkaConsumer(**settings), self._servers)
 
 
 class _KafkaPythonConsumer:
@@ -221,6 +230,21 @@ class _KafkaPythonConsumer:
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)
+
+
+class _CommittedConsumer(_KafkaPythonConsumer):
+    """Of committed transactions only. A fetch reports the end of all there is, so the stable part's is asked for."""
+
+    def __init__(self, consumer: Any, servers: str) -> None:
+        super().__init__(consumer, servers)
+        self._ends: dict[TopicPartition, tuple[float, int]] = {}
+
+    def high_water(self, of: TopicPartition) -> int | None:
+        asked, end = self._ends.get(of, (-END_AGE_S, 0))
+        if (now := time.monotonic()) >= asked + END_AGE_S:
+            end = self.end_offsets([of])[of]
+            self._ends[of] = now, end
+        return end
 
 
 class KafkaPythonProducers:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from beam_k8s.errors import ConfigError
+from beam_k8s.kafka_partitions import Offsets, offsets, triples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "DEFAULT_OUT_OF_ORDERNESS_S",
@@ -25,6 +27,7 @@ __all__ = [
     "DeliveryGuarantee",
     "ReadConfig",
     "Start",
+    "Stop",
     "TimestampPolicy",
     "WriteConfig",
     "is_topic",
@@ -49,6 +52,8 @@ TimestampPolicy = Literal["processing_time", "create_time", "log_append_time"]
 DeliveryGuarantee = Literal["at_least_once", "exactly_once", "none"]
 Start = str | dict[str, int]
 """``committed``, ``earliest``, ``latest`` or ``{"timestamp_ms": n}``."""
+Stop = str | dict[str, int]
+"""``latest`` or ``{"timestamp_ms": n}``."""
 
 _POLICIES: dict[str, TimestampPolicy] = {
     "ProcessingTime": "processing_time",
@@ -86,7 +91,11 @@ class ReadConfig:
     group_id: str | None
     properties: Mapping[str, str]
     start: Start
-    stop: Literal["latest"] | None
+    start_offsets: Offsets
+    """Where ``start`` does not hold."""
+    stop: Stop | None
+    stop_offsets: Offsets
+    """Where ``stop`` does not hold."""
     timestamp_policy: TimestampPolicy
     max_out_of_orderness_ms: int
     idle_timeout_ms: int
@@ -117,7 +126,9 @@ class ReadConfig:
                 "group_id": self.group_id,
                 "properties": dict(self.properties),
                 "start": self.start,
+                "start_offsets": triples(self.start_offsets),
                 "stop": self.stop,
+                "stop_offsets": triples(self.stop_offsets),
                 "timestamp_policy": self.timestamp_policy,
                 "max_out_of_orderness_ms": self.max_out_of_orderness_ms,
                 "idle_timeout_ms": self.idle_timeout_ms,
@@ -133,6 +144,8 @@ class ReadConfig:
         values: dict[str, Any] = json.loads(payload)
         values.pop("max_parallelism", None)
         values["topics"] = tuple(values["topics"])
+        for name in ("start_offsets", "stop_offsets"):
+            values[name] = offsets(values[name])
         return cls(**values)
 
 
@@ -171,6 +184,7 @@ def read_config(
     topics: Sequence[str],
     *,
     start_read_time: int | None,
+    start_offsets: object,
     max_num_records: int | None,
     max_read_time: float | None,
     commit_offset_in_finalize: bool,
@@ -178,6 +192,8 @@ def read_config(
     consumer_polling_timeout: float | None,
     with_metadata: bool,
     stop_at: str | None,
+    stop_read_time: int | None,
+    stop_offsets: object,
     max_out_of_orderness: float | None,
     idle_timeout: float | None,
 ) -> ReadConfig:
@@ -207,10 +223,11 @@ def read_config(
             "ReadFromKafka.create_time_policy.",
         )
         policy = "processing_time"
-    if stop_at not in (None, "latest"):
+    isolation = properties.get("isolation.level", "read_uncommitted")
+    if isolation not in ("read_uncommitted", "read_committed"):
         errors.add(
-            f"stop_at is {stop_at!r}.",
-            "Use None (read for ever) or 'latest' (read up to the end found at start).",
+            f"consumer_config['isolation.level'] is {isolation!r}.",
+            "Kafka knows 'read_uncommitted' and 'read_committed'.",
         )
     if commit_offset_in_finalize and group is None:
         errors.add(
@@ -219,6 +236,17 @@ def read_config(
         )
     if max_out_of_orderness is None:
         max_out_of_orderness = DEFAULT_OUT_OF_ORDERNESS_S if policy == "create_time" else 0
+    _refuse_two("starts", errors, start_read_time=start_read_time, start_offsets=start_offsets)
+    _refuse_two("stops", errors, stop_at=stop_at, stop_read_time=stop_read_time, stop_offsets=stop_offsets)
+    checked_start_offsets = _offsets("start_offsets", start_offsets, checked_topics, errors)
+    checked_stop_offsets = _offsets("stop_offsets", stop_offsets, checked_topics, errors)
+    for name, offset in checked_stop_offsets.items():
+        first = checked_start_offsets.get(name, 0)
+        if offset < first:
+            errors.add(
+                f"stop_offsets has {offset} for partition {name[1]} of {name[0]}, before its start_offsets of {first}.",
+                "Stop at the start or after it: the record at the stop is the first that is not read.",
+            )
     start: Start = "committed"
     if start_read_time is not None:
         start = {"timestamp_ms": _whole("start_read_time", start_read_time, 0, errors)}
@@ -229,6 +257,20 @@ def read_config(
                 "Give a group.id, or set auto.offset.reset to 'earliest' or 'latest'.",
             )
         start = reset
+    # What has no stop of its own ends where it ends now: a read that ends in one partition ends in all.
+    stop: Stop | None = "latest" if stop_at is not None or checked_stop_offsets else None
+    if stop_at not in (None, "latest"):
+        errors.add(
+            f"stop_at is {stop_at!r}.",
+            "Use None (read for ever) or 'latest' (read up to the end found at start).",
+        )
+    if stop_read_time is not None:
+        stop = {"timestamp_ms": _whole("stop_read_time", stop_read_time, 0, errors)}
+        if isinstance(start, dict) and stop["timestamp_ms"] < start["timestamp_ms"]:
+            errors.add(
+                f"stop_read_time is {stop_read_time}, before start_read_time, which is {start_read_time}.",
+                "Stop at the start or after it.",
+            )
     if consumer_polling_timeout is None:
         consumer_polling_timeout = 2
     config = ReadConfig(
@@ -237,7 +279,9 @@ def read_config(
         group_id=group,
         properties=properties,
         start=start,
-        stop="latest" if stop_at == "latest" else None,
+        start_offsets=checked_start_offsets,
+        stop=stop,
+        stop_offsets=checked_stop_offsets,
         timestamp_policy=policy,
         max_out_of_orderness_ms=_milliseconds("max_out_of_orderness", max_out_of_orderness, errors, at_least=0),
         idle_timeout_ms=_milliseconds("idle_timeout", idle_timeout or 0, errors, at_least=0),
@@ -431,6 +475,38 @@ def _topics(topics: object, errors: _Errors, *, option: str = "topics") -> tuple
             errors.add(f"{option} has {topic!r}, which is no name of a Kafka topic.", TOPIC_HINT)
     # The order of first mention; a topic named twice is read once.
     return tuple(dict.fromkeys(names))
+
+
+def _refuse_two(what: str, errors: _Errors, **options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        errors.add(f"{' and '.join(given)} are two {what} of one read.", f"Give one of {', '.join(options)}.")
+
+
+def _offsets(option: str, given: object, topics: tuple[str, ...], errors: _Errors) -> Offsets:
+    """``{topic: {partition: offset}}`` or ``{(topic, partition): offset}``; empty if not given."""
+    if given is None:
+        return {}
+    example = f"For example {option}={{'my-topic': {{0: 1500, 1: 0}}}}."
+    if not isinstance(given, Mapping) or not given:
+        errors.add(f"{option} is {given!r}.", example)
+        return {}
+    flat: dict[tuple[Any, Any], Any] = {}
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            flat.update({(key, partition): offset for partition, offset in value.items()})
+        elif isinstance(key, tuple) and len(key) == 2:
+            flat[key[0], key[1]] = value
+        else:
+            errors.add(f"{option} has {key!r}: {value!r}.", example)
+    found: Offsets = {}
+    for (topic, partition), offset in sorted(flat.items(), key=repr):
+        if topic not in topics:
+            errors.add(f"{option} has the topic {topic!r}, which is not read.", "Add it to topics, or take it out.")
+            continue
+        number = _whole(f"{option}: a partition of {topic}", partition, 0, errors)
+        found[topic, number] = _whole(f"{option}: the offset of partition {partition} of {topic}", offset, 0, errors)
+    return found
 
 
 def _number(option: str, value: object, convert: Callable[[Any], float], errors: _Errors) -> float | None:

@@ -211,7 +211,15 @@ class ReadFromKafka(beam.PTransform):
         redistribute_num_keys: how many keys that shuffle has; 0 = any.
         allow_duplicates: a hint for ``redistribute``; nothing is duplicated here.
         stop_at: ``latest``: read up to the end that each partition has at the start of the job, then finish.
-            None (default): read for ever.
+            None (default): read for ever. With ``isolation.level=read_committed`` an end lies before the first record
+            of a transaction that is open then.
+        start_offsets: ``{topic: {partition: offset}}`` or ``{(topic, partition): offset}``: the first record of these
+            partitions. If retention deleted it, the oldest left is, or with ``auto.offset.reset=none`` the read fails.
+            One beyond the end is an error. The other partitions start as without it.
+        stop_read_time: read what lies before the first record of this time [ms since the epoch] or later, and where
+            there is none yet, up to the end; then finish.
+        stop_offsets: in the form of ``start_offsets``: read what lies before these, and wait for it if it is not yet
+            written; the other partitions up to the end; then finish.
         max_out_of_orderness: how far [s] records of a partition may be out of order before they are late. Default:
             1 with create time (see ``config.DEFAULT_OUT_OF_ORDERNESS_S``), else 0.
         idle_timeout: a partition without backlog for this long [s] no longer holds back the watermark; None or 0 =
@@ -246,6 +254,9 @@ class ReadFromKafka(beam.PTransform):
         allow_duplicates: bool = False,
         *,
         stop_at: str | None = None,
+        start_offsets: Mapping[str, Mapping[int, int]] | Mapping[tuple[str, int], int] | None = None,
+        stop_read_time: int | None = None,
+        stop_offsets: Mapping[str, Mapping[int, int]] | Mapping[tuple[str, int], int] | None = None,
         max_out_of_orderness: float | None = None,
         idle_timeout: float | None = 30,
     ) -> None:
@@ -256,6 +267,7 @@ class ReadFromKafka(beam.PTransform):
                 consumer_config,
                 topics,
                 start_read_time=start_read_time,
+                start_offsets=start_offsets,
                 max_num_records=max_num_records,
                 max_read_time=max_read_time,
                 commit_offset_in_finalize=commit_offset_in_finalize,
@@ -263,6 +275,8 @@ class ReadFromKafka(beam.PTransform):
                 consumer_polling_timeout=consumer_polling_timeout,
                 with_metadata=with_metadata,
                 stop_at=stop_at,
+                stop_read_time=stop_read_time,
+                stop_offsets=stop_offsets,
                 max_out_of_orderness=max_out_of_orderness,
                 idle_timeout=idle_timeout,
             )

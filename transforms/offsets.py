@@ -13,7 +13,7 @@ from beam_k8s.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from beam_k8s.transforms.config import Start, TimestampPolicy
+    from beam_k8s.transforms.config import Start, Stop, TimestampPolicy
 
 __all__ = [
     "UNBOUNDED",
@@ -22,6 +22,7 @@ __all__ = [
     "ReadRange",
     "WatermarkRule",
     "start_offset",
+    "stop_offset",
     "to_micros",
 ]
 
@@ -114,7 +115,10 @@ class ReadRange:
     def after(self, claim: Claim) -> ReadRange:
         """Return what is left after an allowed claim."""
         parts = list(self.parts)
-        parts[claim.index] = replace(parts[claim.index], next=claim.next, end=claim.end)
+        part = parts[claim.index]
+        # A topic that is cut makes the end smaller, but what was wanted of a bounded read was there.
+        end = claim.end if part.stop == UNBOUNDED else max(claim.end, min(part.end, part.stop))
+        parts[claim.index] = replace(part, next=claim.next, end=end)
         left = None if self.records_left is None else self.records_left - claim.records
         return replace(self, parts=tuple(parts), records_left=left)
 
@@ -153,6 +157,7 @@ def start_offset(
     end: int,
     committed: int | None = None,
     at_time: int | None = None,
+    named: int | None = None,
 ) -> int:
     """Return the offset at which a partition's read starts.
 
@@ -164,10 +169,20 @@ def start_offset(
         committed: the group's offset, None if it has none. One that the broker no longer has counts as the beginning:
             what retention deleted cannot be read, and nothing after it may be skipped.
         at_time: first offset at or after the wanted time, None if all records are older.
+        named: the user's own offset, which wins over ``start``. What retention deleted of it counts as for a committed
+            one.
 
     Raises:
-        ConfigError: ``reset`` is ``none`` and the group has no offset.
+        ConfigError: ``reset`` is ``none`` and the group has no offset, or ``named`` is deleted.
     """
+    if named is not None:
+        if named < beginning and reset == "none":
+            raise ConfigError(
+                f"start_offsets has {named}, but the oldest record that its partition still has is at {beginning}, and "
+                "consumer_config['auto.offset.reset'] is 'none'.",
+                hint="Start there, or set auto.offset.reset to 'earliest'.",
+            )
+        return max(named, beginning)
     if isinstance(start, dict):
         return end if at_time is None else at_time
     if start == "committed":
@@ -182,6 +197,22 @@ def start_offset(
         "The consumer group has no committed offset and consumer_config['auto.offset.reset'] is 'none'.",
         hint="Commit an offset for the group, or set auto.offset.reset to 'earliest' or 'latest'.",
     )
+
+
+def stop_offset(stop: Stop | None, *, end: int, at_time: int | None = None, named: int | None = None) -> int:
+    """Return the offset at which a partition's read ends, not included.
+
+    Args:
+        stop: as in the payload of the read.
+        end: the broker's end offset.
+        at_time: first offset at or after the wanted time, None if all records are older.
+        named: the user's own offset, which wins over ``stop``.
+    """
+    if named is not None:
+        return named
+    if stop is None:
+        return UNBOUNDED
+    return end if at_time is None else at_time
 
 
 def to_micros(time_ms: int) -> int:

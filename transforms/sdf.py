@@ -29,7 +29,8 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from beam_k8s.errors import KafkaError
+from beam_k8s.errors import ConfigError, KafkaError
+from beam_k8s.kafka_partitions import misplaced
 from beam_k8s.transforms.clients import TopicPartition
 from beam_k8s.transforms.config import FRAME_BYTES
 from beam_k8s.transforms.frames import (
@@ -45,6 +46,7 @@ from beam_k8s.transforms.offsets import (
     ReadRange,
     WatermarkRule,
     start_offset,
+    stop_offset,
     to_micros,
 )
 
@@ -103,13 +105,18 @@ def read_parts(config: ReadConfig, consumer: Consumer) -> list[Part]:
 
     Raises:
         KafkaError: a topic is missing or the broker does not answer.
-        ConfigError: no committed offset where one is needed.
+        ConfigError: no committed offset where one is needed, or the user's own offsets are of no partition.
     """
     names = consumer.partitions(config.topics)
     beginning = consumer.beginning_offsets(names)
     end = consumer.end_offsets(names)
+    if errors := list(misplaced(config.start_offsets, config.stop_offsets, dict(end.items()))):
+        raise ConfigError.of_all(errors)
     committed: Mapping[TopicPartition, int | None] = {}
     at_time: Mapping[TopicPartition, int | None] = {}
+    at_stop_time: Mapping[TopicPartition, int | None] = {}
+    if isinstance(config.stop, dict):
+        at_stop_time = consumer.offsets_at(names, config.stop["timestamp_ms"])
     if isinstance(config.start, dict):
         at_time = consumer.offsets_at(names, config.start["timestamp_ms"])
     elif config.start == "committed":
@@ -125,8 +132,14 @@ def read_parts(config: ReadConfig, consumer: Consumer) -> list[Part]:
                 end=end[name],
                 committed=committed.get(name),
                 at_time=at_time.get(name),
+                named=config.start_offsets.get(name),
             ),
-            stop=end[name] if config.stop == "latest" else UNBOUNDED,
+            stop=stop_offset(
+                config.stop,
+                end=end[name],
+                at_time=at_stop_time.get(name),
+                named=config.stop_offsets.get(name),
+            ),
             end=end[name],
         )
         for name in names
@@ -311,12 +324,12 @@ class _ReadParts(beam.DoFn):
                     yield self._frame(segment)
                     self._advance(watermark, todo, segment)
                 continue
-            if self._skip_what_is_no_record(tracker, assigned):
+            if (skipped := self._skip_what_is_no_record(tracker, assigned)) is not None:
+                yield from map(self._frame, skipped)
                 continue
             now = self._now_ms()  # before the question: a record may come between the answer and a later clock
             without_backlog, empty = self._ask_for_backlog(tracker, assigned)
-            for segment in empty:
-                yield self._frame(segment)
+            yield from map(self._frame, empty)
             if without_backlog and not todo.is_limited:
                 (part,) = todo.parts  # as every read without limits has
                 if (time_ms := self._rule.without_backlog(self._dry_since(part, now), now)) is not None:
@@ -371,6 +384,7 @@ class _ReadParts(beam.DoFn):
         polled: Mapping[TopicPartition, Sequence[ConsumerRecord]],
     ) -> Iterator[Segment]:
         """Claim what was polled and give it in segments; what the range no longer holds is dropped."""
+        todo = tracker.current_restriction()
         for name, records in polled.items():
             # The client has passed all of these, whatever of them is claimed.
             assigned.positions[name] = records[-1].offset + 1
@@ -378,7 +392,7 @@ class _ReadParts(beam.DoFn):
             for chunk in _chunks(records):
                 mine = _claim(tracker, name, chunk, end)
                 if mine:
-                    yield self._segment(name, mine, end)
+                    yield self._segment(name, mine, min(end, todo.parts[todo.index(*name)].stop))
 
     def _segment(self, name: TopicPartition, records: Sequence[ConsumerRecord], end: int) -> Segment:
         kind = _timestamp_type(records[0])
@@ -410,9 +424,12 @@ class _ReadParts(beam.DoFn):
         if len(todo.parts) == 1:
             _set_watermark(watermark, self._rule.after_records(max(segment.timestamps), self._now_ms()))
 
-    def _skip_what_is_no_record(self, tracker: Any, assigned: _Assigned) -> bool:
-        """Pass transaction markers and compacted records at the client's position; whether there were any."""
-        moved = False
+    def _skip_what_is_no_record(self, tracker: Any, assigned: _Assigned) -> list[Segment] | None:
+        """Pass transaction markers and compacted records at the client's position.
+
+        Returns segments that tell backlogs which have changed by it; None: there was nothing to pass.
+        """
+        told: list[Segment] | None = None
         todo = tracker.current_restriction()
         for index, part in enumerate(todo.parts):
             name = TopicPartition(part.topic, part.partition)
@@ -422,29 +439,35 @@ class _ReadParts(beam.DoFn):
             _check_not_cut(part, position)
             if position > part.next:
                 assigned.positions[name] = position
-                moved |= tracker.try_claim(Claim(index, min(position, part.stop), max(part.end, position), 0))
-        return moved
+                upto, end = min(position, part.stop), max(part.end, position)
+                if tracker.try_claim(Claim(index, upto, end, 0)):
+                    told = (told or []) + self._told(name, min(end, part.stop) - upto)
+        return told
 
     def _ask_for_backlog(self, tracker: Any, assigned: _Assigned) -> tuple[bool, list[Segment]]:
-        """Ask the broker: (whether nothing is left, empty segments that tell backlogs which have changed)."""
+        """Ask the broker: (whether nothing is left, segments that tell backlogs which have changed)."""
         todo = tracker.current_restriction()
         ends = assigned.consumer.end_offsets(list(assigned.positions))
-        empty: list[Segment] = []
+        told: list[Segment] = []
         left = 0
         for index, part in enumerate(todo.parts):
             name = TopicPartition(part.topic, part.partition)
             if name not in ends:
                 continue
             end = ends[name]
-            # The end of a bounded read was once the broker's: it does not come back.
-            _check_not_cut(part, end, part.stop if part.stop < UNBOUNDED else part.next)
-            backlog = max(0, end - part.next)
+            # What a bounded read still wants was once there: it does not come back.
+            _check_not_cut(part, end, part.next if part.stop == UNBOUNDED else part.next + part.backlog)
+            left += max(0, end - part.next)
             tracker.try_claim(Claim(index, part.next, end, 0))
-            left += backlog
-            if self._reported.get(name) != backlog:
-                self._reported[name] = backlog
-                empty.append(Segment(*name, backlog, NO_TIMESTAMP_TYPE, (), ()))
-        return left == 0, empty
+            if not part.is_done:  # as it seems to be if the runner has just taken the rest
+                told += self._told(name, max(0, min(end, part.stop) - part.next))
+        return left == 0, told
+
+    def _told(self, name: TopicPartition, backlog: int) -> list[Segment]:
+        if self._reported.get(name) == backlog:
+            return []
+        self._reported[name] = backlog
+        return [Segment(*name, backlog, NO_TIMESTAMP_TYPE, (), ())]
 
 
 class ReadParts(_ReadParts):

@@ -6,6 +6,8 @@ so it holds for runners whose workers are other processes. Reads end by ``stop_a
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from beam_k8s.transforms import ReadFromKafka, WriteToKafka, metrics
 from tests.contract import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.cluster.kafka import KafkaBroker, StoredRecord
     from tests.conftest import TopicFactory
@@ -262,6 +264,44 @@ def test_a_read_starts_at_a_time(kafka: Kafka) -> None:
     assert [record.value for record in kafka.copy(read)] == [b"v6", b"v7", b"v8", b"v9"]
 
 
+def test_a_read_starts_and_stops_at_offsets(kafka: Kafka) -> None:
+    """Partition 1's stop is not yet written; partition 2 has none and ends where it is, and starts by the reset."""
+    source = kafka.topic(3)
+    kafka.broker.produce(source, numbered(30, 3))
+    config = kafka.servers | {"auto.offset.reset": "earliest"}
+    later = threading.Timer(4, kafka.broker.produce, (source, [(b"", b"v100", {"partition": 1})] * 5))
+    later.start()
+    try:
+        read = ReadFromKafka(
+            config, [source], start_offsets={source: {0: 3, 1: 8}}, stop_offsets={source: {0: 7, 1: 12}}
+        )
+        numbers = sorted(int(record.value[1:]) for record in kafka.copy(read))
+    finally:
+        later.join()
+    assert numbers == sorted([*range(9, 21, 3), 25, 28, 100, 100, *range(2, 30, 3)])
+
+
+def test_a_read_stops_at_a_time(kafka: Kafka) -> None:
+    """In partition 0 at the first record of that time, in partition 1 there is none."""
+    source = kafka.topic(2)
+    kafka.broker.produce(
+        source,
+        [(b"", b"v%d" % n, {"partition": 0, "timestamp_ms": 1_000 * n}) for n in range(1, 10)]
+        + [(b"", b"old", {"partition": 1, "timestamp_ms": 1_000})],
+    )
+    read = ReadFromKafka(kafka.earliest, [source], start_read_time=1_000, stop_read_time=3_500)
+    assert [record.value for record in kafka.copy(read)] == [b"v1", b"v2", b"v3", b"old"]
+
+
+@pytest.mark.usefixtures("failures_are_told")
+def test_offsets_that_are_not_there_are_named(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, numbered(3))
+    read = ReadFromKafka(kafka.earliest, [source], start_offsets={source: {0: 4, 1: 0}})
+    with pytest.raises(Exception, match=r"start_offsets has 4 for .* which ends at 3(?s:.*)has partition 1 of"):
+        kafka.copy(read)
+
+
 def test_nothing_is_committed_unless_asked_for(kafka: Kafka, unique: str) -> None:
     source = kafka.topic(2)
     kafka.broker.produce(source, numbered(10, 2))
@@ -299,26 +339,58 @@ def test_a_time_ends_a_read(kafka: Kafka) -> None:
     assert pairs(written) == pairs(kafka.broker.read_topic(source))
 
 
-def test_aborted_transactions_are_not_read_and_markers_do_not_hold_the_end(kafka: Kafka) -> None:
-    source = kafka.topic(1)
-    producer = KafkaProducer(bootstrap_servers=kafka.broker.bootstrap_servers, transactional_id=source)
+@contextlib.contextmanager
+def transactions(kafka: Kafka, topic: str) -> Iterator[KafkaProducer]:
+    producer = KafkaProducer(bootstrap_servers=kafka.broker.bootstrap_servers, transactional_id=topic)
     try:
         producer.init_transactions()
-        for value, commits in ((b"aborted", False), (b"committed", True), (b"aborted too", False)):
-            producer.begin_transaction()
-            producer.send(source, key=b"k", value=value)
-            producer.flush()
-            if commits:
-                producer.commit_transaction()
-            else:
-                producer.abort_transaction()
+        yield producer
     finally:
         producer.close()
+
+
+def in_transaction(producer: KafkaProducer, topic: str, value: bytes) -> None:
+    """Left open."""
+    producer.begin_transaction()
+    producer.send(topic, key=b"k", value=value)
+    producer.flush()
+
+
+def test_aborted_transactions_are_not_read_and_markers_do_not_hold_the_end(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    with transactions(kafka, source) as producer:
+        for value, end in (
+            (b"aborted", producer.abort_transaction),
+            (b"committed", producer.commit_transaction),
+            (b"aborted too", producer.abort_transaction),
+        ):
+            in_transaction(producer, source, value)
+            end()
     config = {**kafka.earliest, "isolation.level": "read_committed"}
     read = ReadFromKafka(config, [source], stop_at="latest")
     assert pairs(kafka.copy(read)) == {(b"k", b"committed"): 1}
     everything = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
     assert sum(pairs(kafka.copy(everything)).values()) == 3
+
+
+def test_a_committed_read_ends_before_an_open_transaction(kafka: Kafka) -> None:
+    """A time that no record has yet stops it as ``latest`` does."""
+    source = kafka.topic(2)
+    with transactions(kafka, source) as producer:
+        for partition in range(2):
+            producer.begin_transaction()
+            producer.send(source, key=b"k", value=b"committed", partition=partition)
+            producer.commit_transaction()
+        producer.begin_transaction()
+        producer.send(source, key=b"k", value=b"open", partition=1).get(timeout=30)
+        config = {**kafka.earliest, "isolation.level": "read_committed"}
+        target = kafka.topic(1)
+        read = ReadFromKafka(config, [source], stop_read_time=2**50)
+        result = kafka.run(lambda pipeline: pipeline | read | WriteToKafka(kafka.servers, target))
+        assert pairs(kafka.broker.read_topic(target)) == {(b"k", b"committed"): 2}
+        found = result.metrics().query(MetricsFilter().with_name(metrics.backlog_name(source, 0)))
+        assert [gauge.result.value for gauge in found["gauges"]] == [0]
+        producer.abort_transaction()
 
 
 def test_offsets_that_retention_or_compaction_removed_do_not_hold_the_end(kafka: Kafka) -> None:

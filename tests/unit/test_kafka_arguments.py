@@ -7,6 +7,7 @@ import json
 import logging
 import struct
 import uuid
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -16,6 +17,7 @@ from apache_beam.io import kafka as beams
 
 from beam_k8s.errors import ConfigError
 from beam_k8s.transforms import KafkaRecord, ProducerRecord, ReadFromKafka, WriteToKafka, frames, kafka
+from beam_k8s.transforms.clients import TopicPartition
 from beam_k8s.transforms.config import ReadConfig, WriteConfig
 from beam_k8s.transforms.serializers import NullableBytes, deserializer, serializer
 
@@ -69,7 +71,9 @@ def test_the_payload_of_a_plain_read() -> None:
         "group_id": "g",
         "properties": {"auto.offset.reset": "earliest", "max.poll.records": "5000"},
         "start": "committed",
+        "start_offsets": [],
         "stop": None,
+        "stop_offsets": [],
         "timestamp_policy": "processing_time",
         "max_out_of_orderness_ms": 0,
         "idle_timeout_ms": 30_000,
@@ -99,6 +103,18 @@ def test_the_payload_says_what_was_asked_for() -> None:
     assert payload["idle_timeout_ms"] == 0
     assert payload["commit_offsets"] is True
     assert payload["with_metadata"] is True
+
+
+@pytest.mark.parametrize("key", [lambda topic, partition: (topic, partition), TopicPartition])
+def test_offsets_are_given_by_topic_or_by_partition(key: Any) -> None:
+    nested = ReadFromKafka(
+        SERVERS, ["a", "b"], start_offsets={"a": {1: 5, 0: 2}, "b": {0: 0}}, stop_offsets={"a": {0: 2}}
+    )
+    flat = {key("b", 0): 0, key("a", 0): 2, key("a", 1): 5}
+    payload = payload_of(ReadFromKafka(SERVERS, ["a", "b"], start_offsets=flat, stop_offsets={key("a", 0): 2}))
+    assert payload == payload_of(nested)
+    assert payload["start_offsets"] == [["a", 0, 2], ["a", 1, 5], ["b", 0, 0]]
+    assert (payload["stop"], payload["stop_offsets"]) == ("latest", [["a", 0, 2]])
 
 
 @pytest.mark.parametrize(("reset", "start"), [(None, "latest"), ("earliest", "earliest"), ("latest", "latest")])
@@ -173,6 +189,17 @@ def test_a_read_is_bounded_only_if_it_stops() -> None:
         (SERVERS | {"key.deserializer": "x"}, ["a"], {}, "argument key_deserializer"),
         (SERVERS, ["a"], {"commit_offset_in_finalize": True}, "group.id"),
         (SERVERS, ["a"], {"stop_at": "now"}, "'latest'"),
+        (SERVERS, ["a"], {"start_read_time": 5, "start_offsets": {"a": {0: 1}}}, "two starts"),
+        (SERVERS, ["a"], {"stop_at": "latest", "stop_read_time": 5}, "stop_at and stop_read_time are two stops"),
+        (SERVERS, ["a"], {"stop_at": "latest", "stop_offsets": {"a": {0: 1}}}, "two stops"),
+        (SERVERS, ["a"], {"start_read_time": 6, "stop_read_time": 5}, "before start_read_time"),
+        (SERVERS, ["a"], {"start_offsets": {"a": {0: 6}}, "stop_offsets": {("a", 0): 5}}, "before its start_offsets"),
+        (SERVERS, ["a"], {"start_offsets": {"a": {0: -1}}}, "offset of partition 0 of a is -1"),
+        (SERVERS, ["a"], {"start_offsets": {"a": {"x": 1}}}, "partition of a is 'x'"),
+        (SERVERS, ["a"], {"stop_offsets": {"b": {0: 1}}}, "topic 'b', which is not read"),
+        (SERVERS, ["a"], {"stop_offsets": {"a": 5}}, "For example stop_offsets="),
+        (SERVERS, ["a"], {"stop_offsets": {}}, "For example stop_offsets="),
+        (SERVERS | {"isolation.level": "committed"}, ["a"], {}, "'read_uncommitted' and 'read_committed'"),
         (SERVERS, ["a"], {"max_num_records": 0}, "max_num_records is 0"),
         (SERVERS, ["a"], {"max_num_records": 1.5}, "whole number"),
         (SERVERS, ["a"], {"max_read_time": -1}, "max_read_time is -1"),

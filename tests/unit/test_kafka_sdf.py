@@ -213,6 +213,20 @@ def test_a_bounded_range_is_read_to_its_stop_and_no_further() -> None:
     assert call.residual is None
 
 
+def test_a_stop_beyond_the_end_is_waited_for() -> None:
+    broker = FakeBroker(p0=250)
+    reader = reader_of(broker)
+    first = Call(reader, whole(stop=300, end=250)).finish()
+    assert first.residual is not None
+    assert first.backlogs[-1] == 0
+    broker.records[ZERO] += [Record(n, 1_000 + n) for n in range(250, 310)]
+    broker.ends[ZERO] = 310
+    second = Call(reader, first.residual).finish()
+    assert first.offsets + second.offsets == list(range(300))
+    assert second.backlogs[-1] == 0
+    assert second.residual is None
+
+
 def test_a_split_in_the_middle_of_a_call_reads_every_record_once() -> None:
     broker = FakeBroker(p0=20_000)
     reader = reader_of(broker)
@@ -255,12 +269,13 @@ def test_markers_at_the_end_are_no_backlog_and_do_not_hold_the_stop() -> None:
     broker.open = lambda **_: Skips(broker)  # type: ignore[method-assign]
     call = Call(reader_of(broker), whole(stop=12)).finish()
     assert call.offsets == list(range(10))
+    assert call.backlogs[-1] == 0
     assert call.residual is None
 
 
 def test_a_partition_that_was_cut_below_the_stop_is_an_error() -> None:
     with pytest.raises(KafkaError, match="had offset 50, but now the broker gives 10"):
-        Call(reader_of(FakeBroker(p0=10)), whole(stop=50)).finish()
+        Call(reader_of(FakeBroker(p0=10)), whole(stop=50, end=50)).finish()
 
 
 @pytest.mark.parametrize("records", [0, 1, 100])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_k8s.errors import ConfigError
+from beam_k8s.kafka_partitions import misplaced
 from beam_k8s.transforms.offsets import (
     UNBOUNDED,
     Claim,
@@ -14,6 +17,7 @@ from beam_k8s.transforms.offsets import (
     ReadRange,
     WatermarkRule,
     start_offset,
+    stop_offset,
     to_micros,
 )
 from beam_k8s.transforms.sdf import RangeTracker
@@ -153,6 +157,41 @@ def test_where_a_read_starts(
     expected: int,
 ) -> None:
     assert start_offset(start, reset, beginning=10, end=90, committed=committed, at_time=at_time) == expected
+
+
+def test_an_offset_of_the_users_own_wins_and_what_retention_deleted_of_it_is_passed() -> None:
+    where = {"beginning": 10, "end": 90, "committed": 50}
+    assert start_offset("committed", "latest", named=20, **where) == 20
+    assert start_offset("committed", "latest", named=5, **where) == 10
+    with pytest.raises(ConfigError, match="oldest record that its partition still has is at 10"):
+        start_offset("committed", "none", named=5, **where)
+
+
+@pytest.mark.parametrize(
+    ("stop", "at_time", "named", "expected"),
+    [
+        (None, None, None, UNBOUNDED),
+        ("latest", None, None, 90),
+        ("latest", None, 70, 70),
+        ("latest", None, 120, 120),
+        ({"timestamp_ms": 5}, 42, None, 42),
+        ({"timestamp_ms": 5}, None, None, 90),
+    ],
+)
+def test_where_a_read_stops(stop: Any, at_time: int | None, named: int | None, expected: int) -> None:
+    assert stop_offset(stop, end=90, at_time=at_time, named=named) == expected
+
+
+def test_offsets_where_nothing_is_are_named() -> None:
+    start, stop = {("t", 0): 91, ("t", 1): 90, ("t", 7): 0}, {("t", 0): 200, ("u", 0): 1}
+    errors = [str(error) for error in misplaced(start, stop, {("t", 0): 90, ("t", 1): 90})]
+    assert len(errors) == 3
+    for said, expected in zip(
+        errors,
+        ["start_offsets has 91 for", "start_offsets has partition 7", "stop_offsets has partition 0 of topic u"],
+        strict=True,
+    ):
+        assert expected in said
 
 
 def test_reset_none_without_a_committed_offset_is_an_error() -> None:

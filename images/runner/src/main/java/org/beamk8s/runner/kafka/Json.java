@@ -5,10 +5,12 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Iterator;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
+import org.apache.kafka.common.TopicPartition;
 
 /** Reads a transform's payload; a field that is missing, unknown or of the wrong type is an error. */
 final class Json {
@@ -83,6 +85,21 @@ final class Json {
     List<String> values = new ArrayList<>();
     check(name, node(name).isArray() && node(name).size() > 0, "a list of strings")
         .forEach(value -> values.add(value.asText()));
+    return values;
+  }
+
+  boolean isNumberIn(String name, String field) {
+    return node(name).path(field).canConvertToLong() && node(name).path(field).isNumber();
+  }
+
+  /** A list of [topic, partition, offset]; without the field none. */
+  Map<TopicPartition, Long> offsets(String name) {
+    Map<TopicPartition, Long> values = new LinkedHashMap<>();
+    for (JsonNode each : node(name)) {
+      check(name, each.path(2).canConvertToLong(), "a list of [topic, partition, offset]");
+      values.put(
+          new TopicPartition(each.get(0).asText(), each.get(1).asInt()), each.get(2).asLong());
+    }
     return values;
   }
 

@@ -1,6 +1,5 @@
 package org.beamk8s.runner.kafka;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import java.io.Serializable;
 import java.util.List;
 import java.util.Locale;
@@ -15,6 +14,7 @@ import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsIni
 import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDeserializationSchema;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.OffsetResetStrategy;
+import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
@@ -30,7 +30,9 @@ public final class KafkaReadSpec implements Serializable {
           "group_id",
           "properties",
           "start",
+          "start_offsets",
           "stop",
+          "stop_offsets",
           "timestamp_policy",
           "max_out_of_orderness_ms",
           "idle_timeout_ms",
@@ -43,12 +45,18 @@ public final class KafkaReadSpec implements Serializable {
   private static final String DISCOVERY_INTERVAL_MS = "60000";
 
   private static final String START_COMMITTED = "committed";
+  private static final String LATEST = "latest";
+  private static final String TIMESTAMP = "timestamp";
+  private static final String TIMESTAMP_MS = "timestamp_ms";
 
   private final List<String> topics;
   private final TreeMap<String, String> properties;
   private final String start;
   private final long startTimestamp;
-  private final boolean bounded;
+  private final Map<TopicPartition, Long> startOffsets;
+  private final String stop;
+  private final long stopTimestamp;
+  private final Map<TopicPartition, Long> stopOffsets;
   private final TimestampPolicy timestampPolicy;
   private final long maxOutOfOrdernessMs;
   private final long idleTimeoutMs;
@@ -58,13 +66,12 @@ public final class KafkaReadSpec implements Serializable {
 
   private KafkaReadSpec(Json json) {
     topics = json.strings("topics");
-    bounded = !json.isAbsent("stop");
-    if (bounded && !json.string("stop").equals("latest")) {
-      throw new IllegalArgumentException("stop: unknown value " + json.node("stop"));
-    }
-    JsonNode timestamp = json.node("start").path("timestamp_ms");
-    start = timestamp.canConvertToLong() && timestamp.isNumber() ? "timestamp" : json.string("start");
-    startTimestamp = timestamp.asLong();
+    start = json.isNumberIn("start", TIMESTAMP_MS) ? TIMESTAMP : json.string("start");
+    startTimestamp = json.node("start").path(TIMESTAMP_MS).asLong();
+    startOffsets = json.offsets("start_offsets");
+    stop = json.isNumberIn("stop", TIMESTAMP_MS) ? TIMESTAMP : json.stringOrNull("stop");
+    stopTimestamp = json.node("stop").path(TIMESTAMP_MS).asLong();
+    stopOffsets = json.offsets("stop_offsets");
     timestampPolicy = json.oneOf("timestamp_policy", TimestampPolicy.class);
     maxOutOfOrdernessMs = json.nonNegative("max_out_of_orderness_ms");
     idleTimeoutMs = json.nonNegative("idle_timeout_ms");
@@ -91,6 +98,9 @@ public final class KafkaReadSpec implements Serializable {
     properties.put(
         ConsumerConfig.VALUE_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class.getName());
     startingOffsets(); // checks start and auto.offset.reset before the job is submitted
+    if (bounded()) {
+      stoppingOffsets();
+    }
     resetStrategy();
   }
 
@@ -99,7 +109,7 @@ public final class KafkaReadSpec implements Serializable {
   }
 
   boolean bounded() {
-    return bounded;
+    return stop != null;
   }
 
   TimestampPolicy timestampPolicy() {
@@ -146,14 +156,21 @@ public final class KafkaReadSpec implements Serializable {
 
   /** Flink's source for the same topics, which lends its enumerator. Holds resolved properties. */
   KafkaSource<byte[]> source(String name) {
+    Properties resolved = resolvedProperties(name);
     KafkaSourceBuilder<byte[]> builder =
         KafkaSource.<byte[]>builder()
-            .setProperties(resolvedProperties(name))
+            .setProperties(resolved)
             .setTopics(topics)
-            .setStartingOffsets(startingOffsets())
+            .setStartingOffsets(asSeen(startingOffsets(), resolved))
             .setDeserializer(
                 KafkaRecordDeserializationSchema.valueOnly(ByteArrayDeserializer.class));
-    return (bounded ? builder.setBounded(OffsetsInitializer.latest()) : builder).build();
+    return (bounded() ? builder.setBounded(asSeen(stoppingOffsets(), resolved)) : builder).build();
+  }
+
+  private static OffsetsInitializer asSeen(OffsetsInitializer offsets, Properties resolved) {
+    boolean committedOnly =
+        "read_committed".equals(resolved.getProperty(ConsumerConfig.ISOLATION_LEVEL_CONFIG));
+    return committedOnly ? new StableOffsets(offsets, resolved) : offsets;
   }
 
   private boolean hasGroup() {
@@ -167,12 +184,36 @@ public final class KafkaReadSpec implements Serializable {
    * "latest" then skips what came meanwhile.
    */
   OffsetsInitializer startingOffsets() {
+    return named(startOffsets, unnamedStart(), true);
+  }
+
+  OffsetsInitializer stoppingOffsets() {
+    return named(stopOffsets, unnamedStop(), false);
+  }
+
+  private static OffsetsInitializer named(
+      Map<TopicPartition, Long> named, OffsetsInitializer others, boolean mustExist) {
+    return named.isEmpty() ? others : new NamedOffsets(named, others, mustExist);
+  }
+
+  private OffsetsInitializer unnamedStop() {
+    switch (stop) {
+      case LATEST:
+        return OffsetsInitializer.latest();
+      case TIMESTAMP:
+        return OffsetsInitializer.timestamp(stopTimestamp);
+      default:
+        throw new IllegalArgumentException("stop: unknown value " + stop);
+    }
+  }
+
+  private OffsetsInitializer unnamedStart() {
     switch (start) {
       case "earliest":
         return OffsetsInitializer.earliest();
-      case "latest":
+      case LATEST:
         return OffsetsInitializer.latest();
-      case "timestamp":
+      case TIMESTAMP:
         return OffsetsInitializer.timestamp(startTimestamp);
       case START_COMMITTED:
         return committedOffsets();
@@ -198,7 +239,7 @@ public final class KafkaReadSpec implements Serializable {
   }
 
   private OffsetResetStrategy resetStrategy() {
-    String reset = properties.getOrDefault(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "latest");
+    String reset = properties.getOrDefault(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, LATEST);
     return OffsetResetStrategy.valueOf(reset.toUpperCase(Locale.ROOT));
   }
 }

@@ -18,6 +18,7 @@ import java.util.HashMap;
 import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
+import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer;
 import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer.PartitionOffsetsRetriever;
 import org.apache.flink.util.InstantiationUtil;
 import org.apache.kafka.common.TopicPartition;
@@ -83,6 +84,19 @@ public class SpecsTest {
   }
 
   @Test
+  public void offsetsOfTheUsersOwnWinWhereTheyAre() {
+    assertEquals(Map.of(A, 3L, B, 9L), startingOffsets("'start': 'latest', 'start_offsets': [['t', 0, 3]]"));
+    assertEquals(
+        Map.of(A, 20L, B, 9L),
+        offsets(KafkaReadSpec.parse(readSpec("'stop': 'latest', 'stop_offsets': [['t', 0, 20]]")).stoppingOffsets()));
+    IllegalArgumentException error =
+        assertThrows(
+            IllegalArgumentException.class,
+            () -> startingOffsets("'start_offsets': [['t', 0, 10]]"));
+    assertTrue(error.getMessage(), error.getMessage().contains("10 for t-0, which ends at 9"));
+  }
+
+  @Test
   public void aTimestampAndAnEndAreUnderstood() {
     assertFalse(KafkaReadSpec.parse(readSpec("'start': {'timestamp_ms': 5}")).bounded());
     assertTrue(KafkaReadSpec.parse(readSpec("'stop': 'latest'")).bounded());
@@ -95,6 +109,7 @@ public class SpecsTest {
         new String[] {
           "'start': 'begin'",
           "'stop': 'never'",
+          "'stop_offsets': [['t', 0]]",
           "'timestamp_policy': 'x'",
           "'frame_records': 0",
           "'idle_timeout_ms': -1",
@@ -164,27 +179,29 @@ public class SpecsTest {
             record(A, 0, 5, TimestampType.LOG_APPEND_TIME, "k", "v"), 9));
   }
 
-  /** Of A with a committed offset and B without one, both with the offsets 2 to 8. */
   private static Map<TopicPartition, Long> startingOffsets(String changes) {
+    return offsets(KafkaReadSpec.parse(readSpec(changes)).startingOffsets());
+  }
+
+  /** Of A with a committed offset and B without one, both with the offsets 2 to 8. */
+  private static Map<TopicPartition, Long> offsets(OffsetsInitializer offsets) {
     PartitionOffsetsRetriever broker =
         (PartitionOffsetsRetriever)
             Proxy.newProxyInstance(
                 SpecsTest.class.getClassLoader(),
                 new Class<?>[] {PartitionOffsetsRetriever.class},
                 (proxy, method, arguments) -> {
-                  Map<TopicPartition, Long> offsets =
+                  Map<TopicPartition, Long> known =
                       Map.of(
                               "committedOffsets", Map.of(A, 5L),
                               "beginningOffsets", Map.of(A, 2L, B, 2L),
                               "endOffsets", Map.of(A, 9L, B, 9L))
                           .get(method.getName());
-                  Map<TopicPartition, Long> asked = new HashMap<>(offsets);
+                  Map<TopicPartition, Long> asked = new HashMap<>(known);
                   asked.keySet().retainAll((Collection<?>) arguments[0]);
                   return asked;
                 });
-    return KafkaReadSpec.parse(readSpec(changes))
-        .startingOffsets()
-        .getPartitionOffsets(Set.of(A, B), broker);
+    return offsets.getPartitionOffsets(Set.of(A, B), broker);
   }
 
   private static Properties resolved(String changes) {

@@ -66,6 +66,9 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
   private final FetchLog log;
   private final boolean goesOnAfterLoss;
 
+  /** Where a bounded read ends: what lies beyond is no backlog. */
+  private final Map<TopicPartition, Long> stops = new HashMap<>();
+
   /** What the broker answered, or did not, and where the reader stood then and still stands. */
   private final Map<TopicPartition, Position> answers = new HashMap<>();
 
@@ -91,6 +94,9 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
   @Override
   public void handleSplitsChanges(SplitsChange<KafkaPartitionSplit> change) {
     super.handleSplitsChanges(change);
+    for (KafkaPartitionSplit split : change.splits()) {
+      split.getStoppingOffset().ifPresent(stop -> stops.put(split.getTopicPartition(), stop));
+    }
     Map<TopicPartition, Position> positions = positions();
     positions
         .keySet()
@@ -139,7 +145,7 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     }
     for (Map.Entry<TopicPartition, Position> asked : positions.entrySet()) {
       long end = ends.getOrDefault(asked.getKey(), Position.END_UNKNOWN);
-      answers.put(asked.getKey(), new Position(asked.getValue().next, end));
+      answers.put(asked.getKey(), position(asked.getKey(), asked.getValue().next, end));
     }
     askedAt = System.nanoTime();
   }
@@ -223,8 +229,8 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     Map<TopicPartition, Position> positions = new HashMap<>();
     for (TopicPartition partition : consumer.assignment()) {
       try {
-        long position = consumer.position(partition, Duration.ZERO);
-        positions.put(partition, new Position(position, end(partition, position)));
+        long next = consumer.position(partition, Duration.ZERO);
+        positions.put(partition, position(partition, next, end(partition, next)));
       } catch (TimeoutException e) {
         // The position is being reset: the partition is left out, that is, nothing is known of it.
       } catch (WakeupException e) {
@@ -232,6 +238,10 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
       }
     }
     return positions;
+  }
+
+  private Position position(TopicPartition partition, long next, long end) {
+    return new Position(next, Math.min(end, stops.getOrDefault(partition, Long.MAX_VALUE)));
   }
 
   private long end(TopicPartition partition, long position) {
