@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from functools import cached_property
@@ -362,6 +363,8 @@ class KubernetesJob:
         self._uid = uid
         self._labels = f"{JOB_ID_LABEL}={job_id}"
         self._flink: FlinkReads | None = None
+        self._flink_lock = threading.Lock()
+        """Whoever waits for the job asks for it, and whoever watches it."""
         self._flink_job_id = ""
         self._began, self._stages = began, stages
         self._submitted = self._reached = time.monotonic()
@@ -476,9 +479,10 @@ class KubernetesJob:
         """See Job."""
         if self._final is not None or not self._flink_job_id:
             return None
-        if self._flink is None:
-            self._flink = self._kube.flink(self.namespace, self.name)
-        return self._flink
+        with self._flink_lock:
+            if self._flink is None:
+                self._flink = self._kube.flink(self.namespace, self.name)
+            return self._flink
 
     def scale(self, workers: int) -> None:
         """See Job."""
