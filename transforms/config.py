@@ -71,6 +71,29 @@ _SECRET_KEY = re.compile(
 )
 _SECRET_IN_JAAS = re.compile(r"(password|secret|token)\w*\s*=", re.IGNORECASE)
 _ACKS_NOT_SAFE = {"0"}
+# What a consumer would do on its own, which the read does: by name, why not and what instead.
+_NOT_THE_READS = {
+    "group.instance.id": (
+        "All consumers of the read would have this one id, and Kafka lets only the newest of them commit.",
+        "Remove it: the read assigns its partitions itself, so that a restart makes no group rebalance.",
+    ),
+    "interceptor.classes": (
+        "An interceptor may change and drop records before they are counted, and exists on Flink only.",
+        "Remove it, and do its work in the step after the read.",
+    ),
+    "partition.assignment.strategy": (
+        "The read assigns its partitions itself, so that each is read once.",
+        "Remove it; redistribute=True spreads the records over all workers.",
+    ),
+    "group.remote.assignor": (
+        "The read assigns its partitions itself, so that each is read once.",
+        "Remove it; redistribute=True spreads the records over all workers.",
+    ),
+    "commit.offsets.on.checkpoint": (
+        "Whether offsets are committed is one setting on all runners.",
+        "Use the argument commit_offset_in_finalize of the transform.",
+    ),
+}
 # The property's names in Java and librdkafka, and what there means murmur2 of the key.
 _PARTITIONERS = {
     "partitioner.class": "org.apache.kafka.clients.producer.internals.DefaultPartitioner",
@@ -208,6 +231,9 @@ def read_config(
     group = properties.pop("group.id", None) or None
     _refuse_auto_commit(properties, errors)
     _refuse_serde_properties(properties, ("key.deserializer", "value.deserializer"), "consumer_config", errors)
+    for own, (why, hint) in _NOT_THE_READS.items():
+        if own in properties:
+            errors.add(f"consumer_config[{own!r}] is {properties[own]!r}. {why}", hint)
     reset = properties.get("auto.offset.reset", "latest")
     if reset not in ("earliest", "latest", "none"):
         errors.add(

@@ -192,7 +192,8 @@ class ReadFromKafka(beam.PTransform):
         consumer_config: properties by the names of Kafka's Java client. ``bootstrap.servers`` is needed;
             ``group.id`` names the group whose committed offsets are the start; ``auto.offset.reset`` (default
             ``latest``, as Kafka's) is the start where there are none. Secrets are references that only the worker
-            resolves: ``env:NAME`` or ``file:PATH``.
+            resolves: ``env:NAME`` or ``file:PATH``. What would lose or change records, or assign or commit on its own
+            (auto commit, interceptors, static membership, assignors), is refused.
         topics: names of topics.
         key_deserializer: Java class name of a common Kafka deserializer (byte array, string, long, integer, short,
             double, float, boolean, UUID), or a Python callable ``bytes -> object``. Never called for null.
