@@ -290,7 +290,7 @@ def test_a_read_stops_at_a_time(kafka: Kafka) -> None:
         + [(b"", b"old", {"partition": 1, "timestamp_ms": 1_000})],
     )
     read = ReadFromKafka(kafka.earliest, [source], start_read_time=1_000, stop_read_time=3_500)
-    assert [record.value for record in kafka.copy(read)] == [b"v1", b"v2", b"v3", b"old"]
+    assert sorted(record.value for record in kafka.copy(read)) == [b"old", b"v1", b"v2", b"v3"]
 
 
 @pytest.mark.usefixtures("failures_are_told")
