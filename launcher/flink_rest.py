@@ -265,7 +265,8 @@ def _sum(flink: FlinkReads, path: str, metrics: list[str], kind: re.Pattern[str]
 def source_looks(flink: FlinkReads, job_id: str) -> list[SourceLook]:
     """The progress of each source that runs and tells its backlog, and what the vertices it feeds do."""
     job = flink.get(f"/jobs/{job_id}")
-    inputs = _inputs(job)
+    if not (inputs := _inputs(job)):
+        return []
     found = []
     for vertex in job["vertices"]:
         if inputs[vertex["id"]] or vertex["status"] != "RUNNING":

@@ -61,6 +61,8 @@ class _Process:
     role: str
     popen: subprocess.Popen[bytes]
     started: float
+    killed_at: float | None = None
+    """When it is killed if it is still there: it was asked to leave before."""
 
 
 @dataclass(slots=True)
@@ -159,7 +161,17 @@ class _Supervisor:
         running = [pid for pid, process in self.processes.items() if process.role == "taskmanager"]
         for pid in running[workers:]:
             self.processes[pid].role = "leaving"
+            self.processes[pid].killed_at = time.monotonic() + _GRACE_SECONDS
             os.kill(pid, signal.SIGTERM)
+
+    def kill_overdue(self) -> float | None:
+        """Kill what does not leave in time, as a kubelet does; the seconds to the next such time, if there is one."""
+        now = time.monotonic()
+        for pid, process in self.processes.items():
+            if process.killed_at is not None and process.killed_at <= now:
+                process.killed_at = None
+                os.kill(pid, signal.SIGKILL)
+        return min((process.killed_at - now for process in self.processes.values() if process.killed_at), default=None)
 
     def stop(self) -> None:
         """End every process, politely first."""
@@ -238,7 +250,7 @@ class _Supervisor:
             self.start("jobmanager")
             self.scale(self.spec["workers"])
             while not self.stopping:
-                for key, _ in selector.select():
+                for key, _ in selector.select(self.kill_overdue()):
                     if key.fileobj is listener:
                         selector.register(listener.accept()[0], selectors.EVENT_READ)
                     elif isinstance(key.fileobj, socket.socket):

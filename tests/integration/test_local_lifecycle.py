@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from importlib.util import find_spec
 
+import psutil
 import pytest
 
 from beam_k8s.launcher.local import Control, SessionCluster
@@ -239,12 +241,11 @@ def test_a_main_session_that_the_worker_cannot_load_fails_the_job_and_says_why(l
 def test_workers_come_and_go_by_scale(launch):
     run = launch(FOREVER, "--job_name=scaled")
     run.await_output("scaled is RUNNING")
-    control = Control.of_run(run.run_dirs[0])
-    assert len(control.ask(op="scale", workers=3)["taskmanagers"]) == 3
-    leaving = run.of_role("TaskManagerRunner")
-    assert len(leaving) == 3
-    assert len(control.ask(op="scale", workers=1)["taskmanagers"]) == 1
-    await_gone(leaving[1:])
-    assert len(run.of_role("TaskManagerRunner")) == 1
+    with closing(Control.of_run(run.run_dirs[0])) as control:
+        oldest, *leaving = map(psutil.Process, control.ask(op="scale", workers=3)["taskmanagers"])
+        assert len(leaving) == 2
+        leaving[1].suspend()  # a TaskManager that hangs: it never follows SIGTERM
+        assert control.ask(op="scale", workers=1)["taskmanagers"] == [oldest.pid]
+        await_gone(leaving)
+    assert run.of_role("TaskManagerRunner") == [oldest]
     assert "Traceback" not in run.output
-    control.close()
