@@ -116,6 +116,7 @@ def test_no_planted_option_is_in_our_checkpoints_but_the_dofn_reads_all(run, tmp
         assert occurrences(launch.run_dirs[0] / folder, MARKER) == (0, 0)
 
 
+@pytest.mark.slow  # it shows that the test above would see a leak; nothing of ours can break it
 def test_stock_beams_job_main_leaks_every_planted_option(run, tmp_path):
     cluster_dir = tmp_path / "cluster"
     harness = tmp_path / "harness"
