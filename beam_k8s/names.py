@@ -7,6 +7,7 @@ import re
 from beam_k8s.errors import ConfigError
 
 __all__ = [
+    "AUTOSCALER_ANNOTATION",
     "INSTANCE_LABEL",
     "JOB_ID_LABEL",
     "JOB_SELECTOR",
@@ -23,6 +24,9 @@ __all__ = [
     "is_subdomain",
     "label_error",
 ]
+
+AUTOSCALER_ANNOTATION = "beam-k8s/autoscaler"
+"""Of a FlinkDeployment: what its autoscaler has done and learned, as JSON."""
 
 MAX_JOB_NAME = 45
 """Longest job name in characters. The operator and Flink append suffixes such as ``-taskmanager-1-1`` to it, and

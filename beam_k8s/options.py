@@ -36,6 +36,8 @@ _HELP = {
     "tenant": "Whom the job belongs to; becomes a label.",
     "start_timeout": "Seconds after which a job that never ran is given up and removed. Default: 600.",
     "job_id": "Id of this submission, 32 hexadecimal digits, to find it again. Default: a new one.",
+    "autoscaler_mode": "off (default); on: workers come and go with backlog and CPU, from "
+    "--k8s_autoscaler_conf=min_workers=N to --max_num_workers; recommend: only say what it would do.",
     "run_dir": "local: the folder for this run's logs and working files. It must not exist yet or be empty. "
     "Default: a new one below ~/.local/state/beam_k8s/runs, removed when the job is done.",
     "dry_run": "none (default); client: print the plan and stop; server: let the API server check it too.",
@@ -59,6 +61,11 @@ class FlinkK8sOptions(PipelineOptions):
             "--k8s_flink_conf",
             action="append",
             help="A Flink setting, KEY=VALUE; wins over ours. May be given several times.",
+        )
+        parser.add_argument(
+            "--k8s_autoscaler_conf",
+            action="append",
+            help="A setting of the autoscaler, NAME=VALUE, e.g. backlog_slo=30. May be given several times.",
         )
         parser.add_argument(
             "--k8s_secrets",

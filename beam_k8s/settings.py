@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from beam_k8s.autoscaler.settings import AutoscalerSettings
 from beam_k8s.errors import BeamK8sError, ConfigError
 from beam_k8s.names import check_job_name, is_dns_label, is_subdomain
 from beam_k8s.versions import FLINK
@@ -93,6 +94,12 @@ class Settings(BaseModel):
     """Id of this submission, 32 hexadecimal digits. Default: a new one."""
     num_workers: int = Field(default=1, ge=1, le=10_000)
     """TaskManagers at the start. Dataflow's flag and default."""
+    max_num_workers: int | None = Field(default=None, ge=1, le=10_000)
+    """TaskManagers that the autoscaler may go up to. Dataflow's flag; default: its 100, within ``max_parallelism``."""
+    autoscaler_mode: Literal["off", "recommend", "on"] = "off"
+    """``on``: workers come and go with the load while the launcher runs. ``recommend``: only say what it would do."""
+    autoscaler_conf: dict[str, str] = Field(default_factory=dict)
+    """``AutoscalerSettings`` by name: policy, limits, thresholds."""
     machine_type: str = "n1-standard-1"
     """Worker type; its last number is the vCPUs of a TaskManager. Named as on Google Cloud, whose users come here."""
     task_slots: int | None = Field(default=None, ge=1, le=256)
@@ -211,7 +218,23 @@ class Settings(BaseModel):
         """TaskManagers at the start."""
         if self.parallelism is not None and "num_workers" not in self.model_fields_set:
             return -(-self.parallelism // self.slots)
+        if self.autoscaler is not None and "num_workers" not in self.model_fields_set:
+            return self.autoscaler.min_workers
         return self.num_workers
+
+    @property
+    def autoscaler(self) -> AutoscalerSettings | None:
+        """How workers come and go; None: they do not, and nothing is said of it.
+
+        Raises:
+            ConfigError: a setting of it is wrong; ``resolve`` has told.
+        """
+        if self.autoscaler_mode == "off":
+            return None
+        most = self.max_num_workers or min(
+            AutoscalerSettings.model_fields["max_workers"].default, max(1, self.max_parallelism // self.slots)
+        )
+        return AutoscalerSettings.of({"max_workers": most, **self.autoscaler_conf})
 
     @property
     def python_workers(self) -> int:
@@ -227,13 +250,16 @@ _FLAG_OF = {
         *("image_repository", "image", "runtime_image", "image_builder", "insecure_registry"),
         *("service_account", "start_timeout"),
         *("task_slots", "worker_cpu", "tenant", "storage", "storage_claim", "run_dir", "flink_conf"),
+        *("autoscaler_mode", "autoscaler_conf"),
     )
 }
 """Fields whose flag is ours; every other field is named as Beam names its flag."""
 _ALSO = {"runtime_image": "--sdk_container_image"}
 """Beam's flags that mean the same as one of ours, which is preferred."""
-_PAIRS = ("flink_conf", "labels")
+_PAIRS = ("autoscaler_conf", "flink_conf", "labels")
 """Fields that are given as KEY=VALUE."""
+
+_EXAMPLES = {"labels": "team=search", "autoscaler_conf": "backlog_slo=30"}
 
 _ABSENT = {"parallelism": -1, "max_parallelism": -1, "flink_master": "[auto]"}
 """What Beam's own option classes say for "not given"."""
@@ -315,7 +341,7 @@ def _pairs(given: Any, origin: str, errors: list[BeamK8sError]) -> dict[str, str
     for item in given.split(",") if isinstance(given, str) else given:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            example = "team=search" if origin.endswith("labels") else "rest.port=8081"
+            example = next((text for end, text in _EXAMPLES.items() if origin.endswith(end)), "rest.port=8081")
             errors.append(ConfigError(f"{origin}={item} is not KEY=VALUE.", hint=f"For example {origin}={example}"))
         pairs[key.strip()] = value.strip()
     return pairs
@@ -333,6 +359,11 @@ def _across(settings: Settings) -> list[BeamK8sError]:
                 hint="Leave it out: true is the default here.",
             )
         )
+    try:
+        autoscaler = settings.autoscaler
+    except ConfigError as error:
+        return [*errors, error]
+    errors += _of_autoscaler(settings, autoscaler) if autoscaler else []
     if settings.workers * settings.slots > settings.max_parallelism:
         errors.append(
             ConfigError(
@@ -343,6 +374,39 @@ def _across(settings: Settings) -> list[BeamK8sError]:
             )
         )
     errors += _of_kubernetes(settings) if settings.target == "kubernetes" else _of_local(settings)
+    return errors
+
+
+def _of_autoscaler(settings: Settings, autoscaler: AutoscalerSettings) -> list[BeamK8sError]:
+    errors: list[BeamK8sError] = []
+    flag = f"--k8s_autoscaler_mode={settings.autoscaler_mode}"
+    if settings.flink_master is not None:
+        hint = "Leave one of the two out."
+        errors.append(
+            ConfigError(f"{flag}: workers of --flink_master={settings.flink_master} are not ours.", hint=hint)
+        )
+    if settings.detach:
+        hint = "Leave --k8s_detach out, or run `beam-k8s scale` where the load changes."
+        errors.append(
+            ConfigError(f"{flag}: the autoscaler ends with the launcher, and --k8s_detach ends it.", hint=hint)
+        )
+    if autoscaler.max_workers * settings.slots > settings.max_parallelism:
+        errors.append(
+            ConfigError(
+                f"--max_num_workers={autoscaler.max_workers} with {settings.slots} slots each are more than "
+                f"--max_parallelism={settings.max_parallelism} subtasks.",
+                hint="Lower it, or raise --max_parallelism (it fixes the number of key groups: state of an older job is"
+                " lost).",
+            )
+        )
+    if not autoscaler.min_workers <= settings.workers <= autoscaler.max_workers:
+        errors.append(
+            ConfigError(
+                f"--num_workers={settings.workers} is outside the autoscaler's limits, {autoscaler.min_workers} to "
+                f"{autoscaler.max_workers}.",
+                hint="Change it, or --max_num_workers, or --k8s_autoscaler_conf=min_workers.",
+            )
+        )
     return errors
 
 

@@ -18,21 +18,27 @@ from beam_k8s.silence import SourceLook, Spent
 from beam_k8s.states import TERMINAL, pipeline_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 __all__ = [
+    "NO_PROGRESS",
     "ArchivedFlink",
     "Checkpoints",
     "FlinkReads",
     "FlinkRest",
     "JobException",
+    "Position",
+    "Progress",
     "RestError",
     "Source",
     "Vertex",
     "accumulators",
     "checkpoints",
+    "container_cpu_seconds",
     "exceptions",
     "has_ended",
+    "progress",
     "source_looks",
     "sources",
     "status",
@@ -173,6 +179,38 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """Where a source subtask is in a partition."""
+
+    source: str
+    """The vertex, as ``Source.name``."""
+    topic: str
+    """As in ``Source.topics``."""
+    partition: int
+    attempt: str
+    """Of the subtask that says so."""
+    offset: int | None
+    """Of the next record to read; None: it has read none since it started."""
+    caught_up: bool
+    """Whether the subtask has nothing left to read, in any of its partitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is, and since when it runs."""
+
+    started: float | None
+    """When the youngest of its subtasks began to run, in seconds since 1970; None: not all of them run."""
+    running: frozenset[str]
+    """Attempts of its source subtasks, each different from all others of the job's life."""
+    positions: tuple[Position, ...]
+
+
+NO_PROGRESS = Progress(None, frozenset(), ())
+"""Of a job that does not run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoints:
     """The job's checkpoints since its JobManager started."""
 
@@ -260,6 +298,106 @@ def _sum(flink: FlinkReads, path: str, metrics: list[str], kind: re.Pattern[str]
     answer = flink.get(f"{path}?agg=sum&get={quote(','.join(wanted))}") if wanted else []
     known = [value for each in answer if math.isfinite(value := float(each["sum"]))]
     return round(sum(known)) if known else None
+
+
+_GET_CHARACTERS = 3000
+"""Names of metrics in one request; Netty takes a line of 4,096."""
+_STARTING = ("DEPLOYING", "INITIALIZING")
+"""What a subtask does from its ``start-time`` until it runs."""
+
+
+def progress(flink: FlinkReads, job_id: str) -> Progress:
+    """How far the job's sources have read.
+
+    Flink may answer with what it knew some seconds ago, and tells metrics of tasks that are gone for a while.
+    """
+    job = flink.get(f"/jobs/{job_id}")
+    inputs = _inputs(job)
+    live = [vertex for vertex in job["vertices"] if vertex["status"] != "FINISHED"]
+    if not inputs or any(vertex["status"] != "RUNNING" for vertex in live):
+        return NO_PROGRESS
+    started, running = 0.0, set()
+    positions: list[Position] = []
+    for vertex in live:
+        path = f"/jobs/{job_id}/vertices/{vertex['id']}"
+        subtasks = [subtask for subtask in flink.get(path)["subtasks"] if subtask["status"] != "FINISHED"]
+        if any(subtask["status"] != "RUNNING" for subtask in subtasks):
+            return NO_PROGRESS
+        for subtask in subtasks:
+            before = sum(max(0, subtask["status-duration"][state]) for state in _STARTING)
+            started = max(started, (subtask["start-time"] + before) / 1000)
+        if not inputs[vertex["id"]]:
+            attempts = {
+                each["subtask"]: f"{vertex['id']}-{each['subtask']}-{each['attempt']}-{each['start-time']}"
+                for each in subtasks
+            }
+            running |= set(attempts.values())
+            positions += _positions(flink, path, _source_name(vertex), attempts)
+    return Progress(started, frozenset(running), tuple(positions))
+
+
+_OFFSET = re.compile(r"^(\d+)\..*KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.(currentOffset|committedOffset)$")
+_PENDING = re.compile(r"^(\d+)\..*\.?pendingRecords$")
+
+
+def _positions(flink: FlinkReads, path: str, source: str, attempts: Mapping[int, str]) -> list[Position]:
+    names = [each["id"] for each in flink.get(f"{path}/metrics")]
+    values = _values(flink, f"{path}/metrics", [n for n in names if _OFFSET.match(n) or _PENDING.match(n)])
+    caught_up = {int(m[1]) for name, value in values.items() if (m := _PENDING.match(name)) and value == 0}
+    offsets: dict[tuple[int, str, int], dict[str, int]] = {}
+    for name, value in values.items():
+        if match := _OFFSET.match(name):
+            offsets.setdefault((int(match[1]), match[2], int(match[3])), {})[match[4]] = int(value)
+    return [
+        Position(
+            source, topic, partition, attempts.get(subtask, ""), _next_offset(**known), caught_up=subtask in caught_up
+        )
+        for (subtask, topic, partition), known in offsets.items()
+    ]
+
+
+_CONTAINER_CPU = re.compile(r"^(\d+)\..*\.containerCpuSeconds$")
+
+
+def container_cpu_seconds(flink: FlinkReads, job_id: str) -> dict[str, float]:
+    """TaskManager -> CPU time that its container has used since its start, as subtasks in it tell; they all tell the
+    same.
+    """
+    found: dict[str, float] = {}
+    for vertex in sorted(vertices(flink, job_id), key=lambda each: -each.parallelism):
+        path = f"/jobs/{job_id}/vertices/{vertex.id}"
+        where = {each["subtask"]: each["taskmanager-id"] for each in flink.get(path)["subtasks"]}
+        missing = {subtask for subtask, worker in where.items() if worker not in found}
+        if vertex.status != "RUNNING" or not missing:
+            continue
+        names: dict[int, str] = {}
+        for each in flink.get(f"{path}/metrics"):
+            if (match := _CONTAINER_CPU.match(each["id"])) and int(match[1]) in missing:
+                names[int(match[1])] = each["id"]
+        for name, value in _values(flink, f"{path}/metrics", names.values()).items():
+            found[where[int(name.partition(".")[0])]] = value
+    return found
+
+
+def _next_offset(currentOffset: int = -1, committedOffset: int = -1) -> int | None:  # noqa: N803 - Flink's names
+    """Flink tells the last offset that was read, and the next one that a checkpoint has committed."""
+    if currentOffset >= 0:
+        return currentOffset + 1
+    return committedOffset if committedOffset >= 0 else None
+
+
+def _values(flink: FlinkReads, path: str, names: Iterable[str]) -> dict[str, float]:
+    """The finite values of metrics, asked for in requests that are short enough."""
+    found: dict[str, float] = {}
+    batch: list[str] = []
+    for name in [*names, ""]:
+        if batch and (not name or sum(map(len, batch)) + len(quote(name)) > _GET_CHARACTERS):
+            for each in flink.get(f"{path}?get={','.join(batch)}"):
+                if math.isfinite(value := float(each["value"])):
+                    found[each["id"]] = value
+            batch = []
+        batch.append(quote(name))
+    return found
 
 
 def source_looks(flink: FlinkReads, job_id: str) -> list[SourceLook]:

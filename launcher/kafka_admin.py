@@ -1,4 +1,6 @@
-"""Facts read from Kafka before a job starts: do its topics exist, may we read them, how many partitions have they."""
+"""Facts read from Kafka: before a job starts, whether its topics exist and may be read, and how many partitions they
+have; while it runs, where they end.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.graph import KafkaSink, KafkaSource
 
-__all__ = ["check_references", "partition_counts"]
+__all__ = ["EndOffsets", "check_references", "partition_counts"]
 
 TIMEOUT_MS = 10_000
 """How long a broker may take to answer before it is called unreachable, in milliseconds."""
@@ -53,7 +55,8 @@ def partition_counts(source: KafkaSource) -> dict[str, int]:
         try:
             with closing(KafkaAdminClient(**settings)) as admin:
                 answers = admin.describe_topics(list(source.topics))
-                ends = _ends(admin, source, answers)
+                named = {*source.start_offsets, *source.stop_offsets}
+                ends = _ends(admin, source, named & _partitions(answers))
         except (VendorError, OSError) as cause:
             raise _not_connected(source, heard, cause) from cause
     errors: list[BeamK8sError] = []
@@ -92,17 +95,55 @@ def partition_counts(source: KafkaSource) -> dict[str, int]:
     return counts
 
 
+def _partitions(topics: Iterable[Mapping[str, Any]]) -> set[tuple[str, int]]:
+    return {(topic["name"], partition["partition_index"]) for topic in topics for partition in topic["partitions"]}
+
+
 def _ends(
-    admin: KafkaAdminClient, source: KafkaSource, topics: Iterable[Mapping[str, Any]]
+    admin: KafkaAdminClient, source: KafkaSource, partitions: Iterable[tuple[str, int]]
 ) -> dict[tuple[str, int], int]:
-    """End offsets of those partitions that the source's offsets name and that there are."""
-    there = {(topic["name"], partition["partition_index"]) for topic in topics for partition in topic["partitions"]}
-    named = there & {*source.start_offsets, *source.stop_offsets}
+    """End offsets of partitions that there are, as the source may read them."""
     isolation = source.properties.get("isolation.level", "read_uncommitted")
     found = admin.list_partition_offsets(
-        {TopicPartition(*name): OffsetSpec.LATEST for name in named}, IsolationLevel.build_from(isolation)
+        {TopicPartition(*name): OffsetSpec.LATEST for name in partitions}, IsolationLevel.build_from(isolation)
     )
     return {(name.topic, name.partition): at.offset for name, at in found.items()}
+
+
+class EndOffsets:
+    """Where the partitions of a source end, asked for again and again over one connection. For one thread.
+
+    Args:
+        source: whose topics.
+    """
+
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+        self._admin: KafkaAdminClient | None = None
+
+    def now(self) -> dict[tuple[str, int], int]:
+        """(topic, partition) -> offset of the next record that can be read; a topic that is gone has none.
+
+        Raises:
+            NoPythonForm: only Java's client can connect with the source's properties.
+            ConfigError: the broker refuses the login, or the TLS handshake fails, or a reference does not resolve.
+            KafkaError: no broker answers.
+        """
+        with _Heard() as heard:
+            try:
+                if self._admin is None:
+                    self._admin = KafkaAdminClient(**_client_settings(self._source))
+                topics = self._admin.describe_topics(list(self._source.topics))
+                return _ends(self._admin, self._source, _partitions(topics))
+            except (VendorError, OSError) as cause:
+                self.close()  # the next call connects anew
+                raise _not_connected(self._source, heard, cause) from cause
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
 
 
 def check_references(step: KafkaSource | KafkaSink) -> None:

@@ -23,6 +23,7 @@ from beam_k8s.launcher import doctor
 from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
+from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leaks import leak_errors
 from beam_k8s.launcher.oci import Registry, parse_reference
 from beam_k8s.launcher.pod_logs import is_later, of_worker
@@ -33,7 +34,7 @@ from beam_k8s.launcher.staging import PIPELINE_FILE, options_json, write_job
 from beam_k8s.launcher.target import Observation
 from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY
 from beam_k8s.pods import Trouble, deaths, trouble_of_events, trouble_of_pods
-from beam_k8s.spec import HARNESS, DeploymentRequest, build_deployment
+from beam_k8s.spec import HARNESS, DeploymentRequest, build_deployment, worker_size
 from beam_k8s.states import TERMINAL
 from beam_k8s.status import is_ours, job_status
 
@@ -483,6 +484,11 @@ class KubernetesJob:
             if self._flink is None:
                 self._flink = self._kube.flink(self.namespace, self.name)
             return self._flink
+
+    def workers(self) -> KubernetesWorkers:
+        """See Job."""
+        cpu, _ = worker_size(self._settings.machine_type, self._settings.worker_cpu)
+        return KubernetesWorkers(self._service, self.namespace, self.name, self.flink, cpu)
 
     def scale(self, workers: int) -> None:
         """See Job."""

@@ -28,7 +28,9 @@ import beam_k8s
 from beam_k8s.errors import BeamK8sError, ConfigError, FlinkError, LocalClusterError
 from beam_k8s.flink_conf import TaskManagerMemory, cluster_conf, java_options, log4j_properties, reactive_conf
 from beam_k8s.launcher import flink_rest, supervisor
+from beam_k8s.launcher.control import Control
 from beam_k8s.launcher.flink_rest import ArchivedFlink, FlinkReads, FlinkRest
+from beam_k8s.launcher.local_workers import LocalWorkers
 from beam_k8s.launcher.progress import report
 from beam_k8s.launcher.staging import IMPORT_PATH, PIPELINE_FILE, TRANSLATOR_FILE, options_json, write_job
 from beam_k8s.launcher.target import Observation
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from beam_k8s.launcher.plan import SubmitPlan
     from beam_k8s.settings import Settings
 
-__all__ = ["Control", "LocalTarget", "SessionCluster", "preflight", "runner_jar", "running_jobs"]
+__all__ = ["LocalTarget", "SessionCluster", "preflight", "runner_jar", "running_jobs"]
 
 _APPLICATION = "org.apache.flink.container.entrypoint.StandaloneApplicationClusterEntryPoint"
 _SESSION = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -254,49 +256,6 @@ def _runs_there(run_dir: Path) -> bool:
             return True
     except OSError:  # no socket, or one that a supervisor left that was killed
         return False
-
-
-class Control:
-    """The near end of a connection to a supervisor."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(30)
-        self._socket = connection
-        self._file = connection.makefile("rb")
-
-    @classmethod
-    def of_run(cls, run_dir: Path) -> Control:
-        """Connect to the supervisor of a run."""
-        # A unix socket's path may have 107 bytes; a path through an open folder is always short.
-        folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(f"/proc/self/fd/{folder}/{supervisor.CONTROL_SOCKET}")
-        except OSError:
-            connection.close()
-            raise
-        finally:
-            os.close(folder)
-        return cls(connection)
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send one request; the answer.
-
-        Raises:
-            LocalClusterError: the supervisor is gone.
-        """
-        try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
-            line = self._file.readline()
-        except OSError as cause:
-            raise LocalClusterError("the local cluster has ended.") from cause
-        if not line:
-            raise LocalClusterError("the local cluster has ended.")
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
 
 
 class _Cluster:
@@ -679,6 +638,7 @@ class LocalJob:
         self.poll_seconds = 0.25
         self.job_id = job_id
         self.run_dir = target.run_dir
+        self._cpu = settings.worker_cpu or settings.slots
         self.logs = WorkerLogs(self.run_dir / "logs")
         self._target = target
         self._rest = rest
@@ -744,6 +704,11 @@ class LocalJob:
         if self._cluster is None:
             raise ConfigError("a job in a session cluster cannot be scaled.", hint="Leave --flink_master out.")
         return self._cluster.control
+
+    def workers(self) -> LocalWorkers:
+        """See Job."""
+        self.control  # noqa: B018 - raises where they are not ours
+        return LocalWorkers(self.run_dir, self._cpu)
 
     def scale(self, workers: int) -> None:
         """See Job."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s import graph
+from beam_k8s.checks import AUTOSCALER_KEYS
 from beam_k8s.errors import BeamK8sError, ConfigError
 from beam_k8s.flink_conf import is_secret, job_conf
 from beam_k8s.parallelism import SourcePlan, plan_source
@@ -39,15 +40,26 @@ class SubmitPlan:
 
     def __str__(self) -> str:
         settings = self.settings
+        scaler = settings.autoscaler
         lines = [
             f"job {settings.job_name} on {settings.target}, {'streaming' if settings.streaming else 'batch'}:",
             f"  {settings.workers} workers x {settings.slots} slots, {settings.python_workers} Python workers each",
             *(f"  {source.sentence()}" for source in self.sources),
+            *([f"  autoscaler {settings.autoscaler_mode}: {scaler.sentence()}"] if scaler else []),
+            *(f"  warning: {warning}" for warning in self.warnings()),
             "Flink configuration:",
             *(f"  {key}: {'******' if is_secret(key) else value}" for key, value in sorted(self.flink_conf.items())),
             f"options for the Python harness only: {', '.join(sorted(self.harness_options)) or 'none'}",
         ]
         return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """What is allowed and will not do what it says."""
+        if (scaler := self.settings.autoscaler) is None:
+            return []
+        counts = [source.partitions for source in self.sources]
+        known = [count for count in counts if count is not None]
+        return scaler.warnings(max(known) if len(known) == len(counts) else None, self.settings.slots)
 
 
 def conflicts(pipeline: Any, settings: Settings) -> list[BeamK8sError]:
@@ -58,6 +70,24 @@ def conflicts(pipeline: Any, settings: Settings) -> list[BeamK8sError]:
     from one checkpoint until the next is complete; if Kafka aborts it before, the job fails and starts over for ever.
     """
     errors: list[BeamK8sError] = []
+    if settings.autoscaler_mode != "off" and not graph.kafka_sources(pipeline):
+        errors.append(
+            ConfigError(
+                f"--k8s_autoscaler_mode={settings.autoscaler_mode}: the pipeline reads nothing by "
+                "beam_k8s.ReadFromKafka, whose backlog would tell how many workers it needs.",
+                hint="Leave it out.",
+            )
+        )
+    if settings.autoscaler_mode != "off":
+        errors += (
+            ConfigError(
+                f"--k8s_autoscaler_mode={settings.autoscaler_mode}: --k8s_flink_conf={key}=true starts the operator's "
+                "autoscaler, and two would fight.",
+                hint="Leave one of the two out.",
+            )
+            for key in AUTOSCALER_KEYS
+            if settings.flink_conf.get(key, "").lower() == "true"
+        )
     interval, timeout = settings.checkpointing_interval, settings.checkpoint_timeout_millis
     for sink in graph.kafka_sinks(pipeline):
         if not sink.exactly_once:

@@ -26,6 +26,7 @@ from beam_k8s.states import TERMINAL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from beam_k8s.launcher.autoscale import Autoscaling
     from beam_k8s.launcher.target import Job
     from beam_k8s.silence import SourceLook
 
@@ -94,13 +95,22 @@ class FlinkK8sPipelineResult(PipelineResult):
         job: the deployed job.
         cleanup: called once when the job has ended.
         detach: let the job go on by itself: nobody waits for it.
+        autoscaling: what scales it meanwhile; it is stopped when the job ends or is left alone.
     """
 
-    def __init__(self, job: Job, *, cleanup: Iterable[Callable[[], None]] = (), detach: bool = False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        cleanup: Iterable[Callable[[], None]] = (),
+        detach: bool = False,
+        autoscaling: Autoscaling | None = None,
+    ) -> None:
         super().__init__(PipelineState.STARTING)
         self.job = job
         self._cleanup = list(cleanup)
         self._detached = detach
+        self._autoscaling = autoscaling
         self._detail = ""
         self._final: str | None = None
         self._error = ""
@@ -243,6 +253,8 @@ class FlinkK8sPipelineResult(PipelineResult):
             time.sleep(0.05)
 
     def _leave(self, last: JobMetrics) -> None:
+        if self._autoscaling is not None:
+            self._autoscaling.stop()
         if self._watch is not None:
             self._watch.stop(last.late_records())
 

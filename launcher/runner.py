@@ -23,6 +23,7 @@ from apache_beam.transforms import environments
 
 from beam_k8s import graph
 from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NoPythonForm, NotHere
+from beam_k8s.launcher.autoscale import Autoscaling
 from beam_k8s.launcher.kafka_admin import check_references, partition_counts
 from beam_k8s.launcher.plan import conflicts, make_plan
 from beam_k8s.launcher.progress import report
@@ -77,7 +78,8 @@ class FlinkK8s(PipelineRunner):
         errors: list[BeamK8sError] = [*conflicts(pipeline, settings), *target.preflight()]
         partitions: dict[str, Mapping[str, int]] = {}
         unknown = _UNKNOWN[settings.target]
-        for source in graph.kafka_sources(pipeline):
+        sources = graph.kafka_sources(pipeline)
+        for source in sources:
             try:
                 partitions[source.transform_id] = partition_counts(source)
             except unknown as why:
@@ -105,6 +107,8 @@ class FlinkK8s(PipelineRunner):
             plan = _plan(pipeline, settings, options, flags, partitions)
             for source_plan in plan.sources:
                 report(source_plan.sentence())
+            for warning in plan.warnings():
+                report(f"warning: {warning}")
             target.prepare()
             stage(options, target.staged)
             if settings.build_only:
@@ -116,7 +120,8 @@ class FlinkK8s(PipelineRunner):
             for callback in cleanup:
                 callback()
             raise
-        return FlinkK8sPipelineResult(job, cleanup=cleanup, detach=settings.detach)
+        autoscaling = Autoscaling(job, sources, settings) if settings.autoscaler else None
+        return FlinkK8sPipelineResult(job, cleanup=cleanup, detach=settings.detach, autoscaling=autoscaling)
 
 
 FlinkK8sRunner = FlinkK8s

@@ -283,6 +283,31 @@ class KubernetesOperatorService:
         self._change(found, {"replicas": replicas}, subresource="scale")
         return self._seen(self._get(namespace, name))
 
+    def rescale(self, namespace: str, name: str, current: int, target: int, notes: Mapping[str, str]) -> None:
+        """Run a job on another number of TaskManagers and keep annotations, both or neither; returns at once.
+
+        Args:
+            namespace: of the job.
+            name: of the job.
+            current: TaskManagers that it is known to have.
+            target: TaskManagers that it is to have.
+            notes: annotations.
+
+        Raises:
+            Conflict: it is to have others than ``current`` by now, or is being changed; nothing is changed.
+            NotFound: there is no such job.
+        """
+        found = self._ours(namespace, name)
+        self._change(found, {"taskManager": {"replicas": target}}, notes=notes, workers=current)
+
+    def notes(self, namespace: str, name: str) -> Mapping[str, str]:
+        """Annotations of a job.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        return self._ours(namespace, name)["metadata"].get("annotations") or {}
+
     def savepoint(self, namespace: str, name: str) -> str:
         """Take a savepoint of a running job, which goes on; returns its URL.
 
@@ -398,8 +423,16 @@ class KubernetesOperatorService:
             )
         return found
 
-    def _change(self, deployment: dict[str, Any], spec: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
-        """Change the spec of this very object, once it is quiet.
+    def _change(
+        self,
+        deployment: dict[str, Any],
+        spec: dict[str, Any],
+        *,
+        subresource: str = "",
+        notes: Mapping[str, str] | None = None,
+        workers: int | None = None,
+    ) -> dict[str, Any]:
+        """Change the spec of this very object, and annotations with it, once it is quiet and if it has ``workers``.
 
         Flink's operator 1.7 writes each status three times. Of a change between them it concludes that the status is
         somebody else's, and forgets what it has just done: a job that it has suspended never starts again.
@@ -407,11 +440,16 @@ class KubernetesOperatorService:
         metadata, version = deployment["metadata"], ""
         until = time.monotonic() + self._patience
         while True:
-            found = self._ours(metadata["namespace"], metadata["name"])["metadata"]
+            whole = self._ours(metadata["namespace"], metadata["name"])
+            found, wanted = whole["metadata"], job_status(whole).workers
             if found["uid"] != metadata["uid"]:
                 raise _no_job(metadata["namespace"], metadata["name"])
+            if workers not in (None, wanted):
+                raise Conflict(f"somebody else has changed the workers of {metadata['name']}, to {wanted}.")
             if found["resourceVersion"] == version or time.monotonic() > until:
                 body = {"metadata": {"resourceVersion": found["resourceVersion"]}, "spec": spec}
+                if notes:
+                    body["metadata"]["annotations"] = dict(notes)
                 place = (DEPLOYMENTS, metadata["namespace"], metadata["name"])
                 try:
                     return self._kube.patch(*place, body, subresource=subresource)

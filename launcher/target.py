@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from beam_k8s.autoscaler.model import Memory, Rescale
     from beam_k8s.errors import BeamK8sError
     from beam_k8s.launcher.flink_rest import FlinkReads
     from beam_k8s.launcher.plan import SubmitPlan
 
-__all__ = ["Job", "Logs", "Observation", "Target"]
+__all__ = ["Job", "Logs", "Observation", "Target", "WorkerFigures", "Workers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,35 @@ class Observation:
     """Beam's PipelineState."""
     detail: str = ""
     """What it waits for, or why it failed; for people. May be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFigures:
+    """A job's TaskManagers at one moment."""
+
+    wanted: int
+    """That the job was told to have."""
+    cpu: float
+    """Of all that run since the last look, JVM and Python together, as a share of what they may use; NaN: not known."""
+
+
+class Workers(Protocol):
+    """A job's TaskManagers, for the one who scales it; the autoscaler's ``Realizer`` beside what they do. For one
+    thread, which may be another than the one that waits for the job.
+    """
+
+    def look(self) -> WorkerFigures:
+        """How they are.
+
+        Raises:
+            BeamK8sError: nobody answers.
+        """
+
+    def load(self) -> Memory:
+        """See ``ports.Realizer``."""
+
+    def rescale(self, change: Rescale, memory: Memory) -> None:
+        """See ``ports.Realizer``."""
 
 
 class Logs(Protocol):
@@ -55,6 +85,13 @@ class Job(Protocol):
 
     def flink(self) -> FlinkReads | None:
         """Flink's answers about the job, live or archived; None while there are none."""
+
+    def workers(self) -> Workers:
+        """Its TaskManagers.
+
+        Raises:
+            ConfigError: they are not the job's own.
+        """
 
     def scale(self, workers: int) -> None:
         """Run on so many TaskManagers, at least one; returns at once."""

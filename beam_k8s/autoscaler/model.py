@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,3 +148,26 @@ class Memory:
     """Records a second that so many workers can do, as they have shown lately."""
     pause: float | None = None
     """Seconds for which a change of workers stops the job, as it did lately; None: none was seen yet."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "rescaled_at": self.rescaled_at if math.isfinite(self.rescaled_at) else None,
+            "target": self.target,
+            "capacity": {str(workers): rate for workers, rate in self.capacity.items()},
+            "pause": self.pause,
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        """Inverse of ``as_json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        return cls(
+            rescaled_at=-math.inf if kept["rescaled_at"] is None else float(kept["rescaled_at"]),
+            target=int(kept["target"]),
+            capacity={int(workers): float(rate) for workers, rate in kept["capacity"].items()},
+            pause=None if kept["pause"] is None else float(kept["pause"]),
+        )

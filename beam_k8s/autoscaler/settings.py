@@ -109,6 +109,10 @@ class AutoscalerSettings(BaseModel):
             )
         return errors
 
+    def sentence(self) -> str:
+        """What it does, for people."""
+        return f"policy {self.policy}, {self.min_workers} to {self.max_workers} workers"
+
     def warnings(self, partitions: int | None, slots: int) -> list[str]:
         """What is allowed and will not do what it says.
 

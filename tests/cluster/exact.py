@@ -30,27 +30,31 @@ class Count(beam.DoFn):
 
     SEEN = CombiningValueStateSpec("seen", sum)
 
-    def process(self, element: tuple[bytes, bytes], seen: Any = beam.DoFn.StateParam(SEEN)) -> Any:
+    SEEN_PARAM = beam.DoFn.StateParam(SEEN)
+
+    def process(self, element: tuple[bytes, bytes], seen: Any = SEEN_PARAM) -> Any:
         key, value = element
         seen.add(1)
         yield key, value + b",%d" % seen.read()
 
 
 class Producer:
-    """Writes records 0, 1, 2, ... to a topic at a steady rate until it is stopped."""
+    """Writes records 0, 1, 2, ... to a topic until it is stopped; ``rate`` [records/s] may be changed meanwhile."""
 
     def __init__(self, broker: KafkaBroker, topic: str, rate: int) -> None:
         self.produced = 0
         self._stop = threading.Event()
-        self._broker, self._topic, self._rate = broker, topic, rate
+        self._broker, self._topic, self.rate = broker, topic, rate
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         producer = KafkaProducer(bootstrap_servers=self._broker.bootstrap_servers, linger_ms=5)
-        start = time.monotonic()
+        due, before = 0.0, time.monotonic()
         while not self._stop.is_set():
-            for i in range(self.produced, int((time.monotonic() - start) * self._rate)):
+            now = time.monotonic()
+            due, before = due + (now - before) * self.rate, now
+            for i in range(self.produced, int(due)):
                 producer.send(self._topic, key=b"key-%d" % (i % KEYS), value=b"%d" % i, partition=i % KEYS % PARTITIONS)
                 self.produced = i + 1
             self._stop.wait(0.05)

@@ -125,8 +125,8 @@ class Exact:
         ours = [f"--servers={self.broker.bootstrap_servers}", f"--source={self.source}", f"--sink={self.sink}"]
         return self.submitter.launch(self.path, self.name, *ours, "--checkpointing_interval=2000", *flags)
 
-    def start(self) -> Launch:
-        launch = self.launch()
+    def start(self, *flags: str) -> Launch:
+        launch = self.launch(*flags)
         launch.await_output(r" is RUNNING", timeout=300)
         return launch
 
@@ -179,8 +179,15 @@ def command(submitter: Submitter, *arguments: str) -> subprocess.CompletedProces
     )
 
 
+AUTOSCALED = [
+    "--k8s_autoscaler_mode=on",
+    "--max_num_workers=1",
+    *(f"--k8s_autoscaler_conf={each}" for each in ("interval=5", "window=10", "settle=30")),
+]
+
+
 def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, kube_cluster):
-    launch = exact.start()
+    launch = exact.start(*AUTOSCALED)
     name, kube, namespace = exact.name, submitter.kube, submitter.tenant.name
     exact.await_progress()
     job_id = submitter.status(name).flink_job_id
@@ -191,9 +198,17 @@ def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, ku
     def scale(workers):
         before = uid("jobmanager")
         assert submitter.service.update_replica(namespace, name, workers).workers == workers
+        await_workers(workers)
+        assert uid("jobmanager") == before
+
+    def await_workers(workers):
         exact.await_that(lambda: len(uid("taskmanager")) == workers)
         submitter.await_status(name, lambda it: it.ready_workers == workers and it.flink_state == "RUNNING")
-        assert uid("jobmanager") == before
+
+    def three_that_are_too_many():
+        scale(3)
+        launch.await_output(r"autoscaler scales from 3 to 1 workers: 3 workers are outside the limits of 1 to 1")
+        await_workers(1)
 
     def kill(where, labels):
         pods, _ = kube.find(PODS, where, labels=labels)
@@ -210,7 +225,7 @@ def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, ku
             kube_cluster.restart("kube-apiserver")
 
     steps = {
-        "three workers, then one": lambda: (scale(3), exact.await_progress(), scale(1)),
+        "three workers, then one": three_that_are_too_many,
         "a TaskManager dies": lambda: kill(namespace, f"app={name},component=taskmanager"),
         "the JobManager dies": lambda: kill(namespace, f"app={name},component=jobmanager"),
         "the operator dies": lambda: kill("flink-operator", ""),

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 import psutil
 import pytest
 
-from beam_k8s.launcher.local import Control, SessionCluster
+from beam_k8s.launcher.control import Control
+from beam_k8s.launcher.local import SessionCluster
 from tests.cluster.launch import Launch, await_gone
 
 FOREVER = """

@@ -132,3 +132,39 @@ def test_labels_and_switches_are_read_as_the_command_line_gives_them():
 def test_a_local_job_has_no_kubernetes_objects_to_print():
     with pytest.raises(ConfigError, match="--k8s_output=yaml"):
         resolve(LOCAL | {"k8s_dry_run": "client", "k8s_output": "yaml"}, {}, {})
+
+
+AUTOSCALED = LOCAL | {"k8s_autoscaler_mode": "on"}
+
+
+def test_an_autoscaled_job_starts_with_its_least_workers_and_grows_to_what_flink_allows():
+    assert resolve(LOCAL, {}, {}).autoscaler is None
+    settings = resolve(AUTOSCALED | {"k8s_autoscaler_conf": ["min_workers=3", "policy=threshold"]}, {}, {})
+    assert (settings.workers, settings.autoscaler.max_workers, settings.autoscaler.policy) == (3, 100, "threshold")
+    assert resolve(AUTOSCALED | {"k8s_task_slots": 4}, {}, {}).autoscaler.max_workers == 128 // 4
+    assert resolve(AUTOSCALED | {"max_num_workers": 7, "num_workers": 2}, {}, {}).autoscaler.max_workers == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"k8s_autoscaler_mode": "yes"}, "--k8s_autoscaler_mode=yes is refused"),
+        ({"k8s_autoscaler_conf": ["polcy=threshold"]}, "--k8s_autoscaler_conf=polcy: no such setting"),
+        ({"k8s_autoscaler_conf": ["policy=mine"]}, "--k8s_autoscaler_conf=policy=mine is refused"),
+        ({"k8s_autoscaler_conf": ["interval=-1"]}, "--k8s_autoscaler_conf=interval=-1 is refused"),
+        ({"k8s_autoscaler_conf": ["interval"]}, "--k8s_autoscaler_conf=interval is not KEY=VALUE"),
+        (
+            {"k8s_autoscaler_conf": ["min_workers=5"], "max_num_workers": 4},
+            "min_workers=5 is above the most workers, 4",
+        ),
+        ({"max_num_workers": 0}, "--max_num_workers=0 is refused"),
+        ({"max_num_workers": 4, "num_workers": 5}, "--num_workers=5 is outside the autoscaler's limits, 1 to 4"),
+        ({"max_num_workers": 65, "k8s_task_slots": 2}, "--max_num_workers=65 with 2 slots each are more than"),
+        ({"flink_master": "127.0.0.1:8081"}, "workers of --flink_master=127.0.0.1:8081 are not ours"),
+        ({"k8s_detach": "true"}, "--k8s_autoscaler_mode=on: the autoscaler ends with the launcher"),
+    ],
+)
+def test_what_an_autoscaler_cannot_do_is_refused(flags, message):
+    with pytest.raises(ConfigError) as error:
+        resolve(AUTOSCALED | flags, {}, {})
+    assert message in str(error.value)

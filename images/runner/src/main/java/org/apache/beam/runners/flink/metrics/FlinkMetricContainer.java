@@ -3,6 +3,7 @@ package org.apache.beam.runners.flink.metrics;
 import org.apache.beam.runners.core.metrics.MetricsContainerStepMap;
 import org.apache.flink.api.common.accumulators.Accumulator;
 import org.apache.flink.api.common.functions.RuntimeContext;
+import org.beamk8s.runner.ContainerCpu;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -12,7 +13,8 @@ import org.slf4j.LoggerFactory;
  * streaming job that never ends shows its counters too. Beam avoids that for its cost: with each
  * heartbeat (10 s by default) a TaskManager serialises the metrics of its tasks once.
  *
- * <p>The metrics go to Flink's own metric groups as well, as in the original.
+ * <p>The metrics go to Flink's own metric groups as well, as in the original; and the container's CPU
+ * time with them, since every TaskManager at work has such an operator.
  */
 public class FlinkMetricContainer extends FlinkMetricContainerBase {
   public static final String ACCUMULATOR_NAME = "__metricscontainers";
@@ -21,6 +23,7 @@ public class FlinkMetricContainer extends FlinkMetricContainerBase {
 
   public FlinkMetricContainer(RuntimeContext context) {
     super(context.getMetricGroup());
+    ContainerCpu.register(context.getMetricGroup());
     try {
       // One accumulator a task: the operators chained in it share it.
       Accumulator<MetricsContainerStepMap, MetricsContainerStepMap> accumulator =
