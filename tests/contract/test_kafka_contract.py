@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 JAVA = "org.apache.kafka.common.serialization."
 
-# kafka-python 3.0 drops a socket, unclosed, when its client is closed while a connection is being made: on a loaded
-# machine that happens. Python closes it at once.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.*:ResourceWarning")
-
 
 class Kafka:
     """The broker, the runner and the pipelines between them."""

@@ -2,7 +2,14 @@
 
 import time
 
+import pytest
+
+from beam_k8s.autoscaler.model import Memory, Rescale
+from beam_k8s.errors import KafkaError, LocalClusterError
+from beam_k8s.graph import KafkaSource
+from beam_k8s.launcher.kafka_admin import EndOffsets
 from tests.cluster.exact import PARTITIONS, Count, ExactJob, Producer
+from tests.cluster.kafka import KafkaBroker
 
 SECONDS = 0.01
 """CPU that each record takes."""
@@ -35,6 +42,10 @@ def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path,
     )
     try:
         job.await_parallelism(2)
+        workers = job.job.workers()
+        assert workers.load().target == 2
+        with pytest.raises(LocalClusterError, match="somebody else has changed the workers, from 1 to 2"):
+            workers.rescale(Rescale(1, 3, ""), Memory())
         produced = producer.stop()
         job.await_output(produced)
         job.await_parallelism(1)
@@ -42,6 +53,30 @@ def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path,
     finally:
         producer.stop()
         job.result.cancel()
+    with pytest.raises(LocalClusterError, match="the local cluster has ended"):
+        job.job.workers().rescale(Rescale(1, 2, ""), Memory())
     said = capfd.readouterr().err
     assert "autoscaler scales from 1 to 2 workers: " in said
     assert "autoscaler scales from 2 to 1 workers: " in said
+
+
+def test_ends_follow_a_topic_that_grows_and_goes_and_a_broker_that_goes_and_comes_back(tmp_path):
+    with KafkaBroker(tmp_path) as broker:
+        broker.create_topics({"words": 1, "names": 1})
+        ends = EndOffsets(KafkaSource("", "Read", broker.bootstrap_servers, ("words", "names"), {}))
+        try:
+            broker.produce("words", [(None, b"one"), (None, b"two")])
+            assert ends.now() == {("words", 0): 2, ("names", 0): 0}
+            with broker.admin() as admin:
+                admin.create_partitions({"words": 2})
+                admin.delete_topics(["names"])
+            found = ends.now()
+            while found != {("words", 0): 2, ("words", 1): 0}:
+                found = ends.now()
+            broker.kill()
+            with pytest.raises(KafkaError, match=r"Read: no Kafka broker at bootstrap\.servers="):
+                ends.now()
+            broker.start()
+            assert ends.now() == found
+        finally:
+            ends.close()

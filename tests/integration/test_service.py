@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from beam_k8s import names
-from beam_k8s.errors import ConfigError, Forbidden, KubernetesError, NotFound, TimedOut
+from beam_k8s.autoscaler.model import Memory, Rescale
+from beam_k8s.errors import ConfigError, Conflict, Forbidden, KubernetesError, NotFound, TimedOut
 from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, SECRETS, Kind, Kube
+from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.service import KubernetesOperatorService
 from tests.cluster.count_job import COUNT
 from tests.cluster.kube import user_of
@@ -215,8 +217,17 @@ class TestWrites:
         job_managers = pods(place, "jobmanager")
         followed = service.logs(namespace, "count", follow=True)
         seen: dict[str, str] = {}
+        autoscaled = KubernetesWorkers(service, namespace, "count", lambda: None, 1)
+        memory = Memory(rescaled_at=1.5, target=1, capacity={2: 7.0})
         for workers in (2, 1):
-            assert service.update_replica(namespace, "count", workers).workers == workers
+            if workers == 2:
+                assert service.update_replica(namespace, "count", 2).workers == 2
+            else:
+                with pytest.raises(Conflict, match="somebody else has changed the workers of count, to 2"):
+                    autoscaled.rescale(Rescale(1, 3, ""), memory)
+                assert autoscaled.load() == Memory()
+                autoscaled.rescale(Rescale(2, 1, ""), memory)
+                assert autoscaled.load() == memory
             service.wait(
                 namespace,
                 "count",

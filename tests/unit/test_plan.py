@@ -14,6 +14,8 @@ from beam_k8s.settings import resolve
 from beam_k8s.transforms import ReadFromKafka, WriteToKafka
 from tests.cluster.launch import ROOT
 
+LOCAL = {"job_name": "j", "k8s_target": "local"}
+
 
 def two_reads():
     pipeline = beam.Pipeline()
@@ -71,7 +73,7 @@ def conflicts_of(flags, guarantee="exactly_once", **properties):
     for name in ("One", "Two"):
         producer = {"bootstrap.servers": "127.0.0.1:1", **properties}
         records | name >> WriteToKafka(producer, "counts", delivery_guarantee=guarantee)
-    settings = resolve({"job_name": "j", "k8s_target": "local", **flags}, {}, {}, must_stream=True)
+    settings = resolve(LOCAL | flags, {}, {}, must_stream=True)
     return [str(error) for error in conflicts(pipeline.to_runner_api(), settings)]
 
 
@@ -99,6 +101,25 @@ def test_exactly_once_is_fine_with_the_defaults_and_with_intervals_that_fit():
     assert conflicts_of({}) == []
     assert conflicts_of({"checkpointing_interval": 840_000}) == []
     assert conflicts_of({"checkpointing_interval": 3_600_000}, **{"transaction.timeout.ms": 7_200_000}) == []
+
+
+def test_an_autoscaler_needs_a_source_and_no_other_autoscaler():
+    scaled = {"k8s_autoscaler_mode": "on"}
+    assert conflicts_of(scaled) == []
+    (other,) = conflicts_of(scaled | {"k8s_flink_conf": ["job.autoscaler.enabled=true"]})
+    assert "--k8s_flink_conf=job.autoscaler.enabled=true starts the operator's autoscaler" in other
+    pipeline = beam.Pipeline()
+    pipeline | beam.Create([1])
+    settings = resolve(LOCAL | scaled, {}, {})
+    (blind,) = conflicts(pipeline.to_runner_api(), settings)
+    assert "--k8s_autoscaler_mode=on: the pipeline reads nothing by beam_k8s.ReadFromKafka" in str(blind)
+
+
+def test_a_plan_says_how_it_is_scaled_and_where_that_ends():
+    text = str(plan(workers=1, k8s_autoscaler_mode="recommend", max_num_workers=9))
+    assert "autoscaler recommend: policy balanced, 1 to 9 workers" in text
+    assert "warning: the most workers are 9, but 6 partitions keep no more than 6 busy" in text
+    assert "autoscaler" not in str(plan())
 
 
 def test_the_writer_has_the_transaction_timeout_that_the_plan_reckons_with():
