@@ -50,7 +50,8 @@ def python_traceback(stacktrace: str) -> str:
     if tracebacks:
         with_step = [text for text in tracebacks if "[while running" in text]
         return str((with_step or tracebacks)[-1]).strip()
-    causes = re.findall(r"^Caused by: (.*)", stacktrace, re.MULTILINE)
+    # The names of the runner's own exceptions add nothing to what they say.
+    causes = re.findall(r"^Caused by: (?:org\.beamk8s\.[\w.$]+: )?(.*)", stacktrace, re.MULTILINE)
     return causes[-1] if causes else stacktrace.strip().partition("\n")[0]
 
 

@@ -158,3 +158,5 @@ def test_the_users_traceback_is_taken_out_of_javas():
     )
     assert python_traceback(java).endswith("by zero [while running 'Divide']")
     assert python_traceback("a.B: c\n\tat d\nCaused by: e.F: reason\n\tat g") == "e.F: reason"
+    ours = "a.B: c\n\tat d\nCaused by: org.beamk8s.runner.kafka.WriteFailure: all is said\n\tat g"
+    assert python_traceback(ours) == "all is said"
