@@ -49,7 +49,7 @@ class Producer:
         self._thread.start()
 
     def _run(self) -> None:
-        producer = KafkaProducer(bootstrap_servers=self._broker.bootstrap_servers, linger_ms=5)
+        producer = KafkaProducer(bootstrap_servers=self._broker.bootstrap_servers, linger_ms=5, enable_idempotence=True)
         due, before = 0.0, time.monotonic()
         while not self._stop.is_set():
             now = time.monotonic()

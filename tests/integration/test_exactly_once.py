@@ -8,9 +8,20 @@ import psutil
 import pytest
 
 from tests.cluster.exact import PARTITIONS, ExactJob, Producer
+from tests.cluster.kafka import KafkaBroker
 
 RATE = 300
 """Records a second: a stateful Python DoFn asks Flink for its state by the record."""
+
+
+VICTIMS = ("taskmanager", "harness", "jobmanager", "broker")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    """One that may be killed."""
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -41,7 +52,12 @@ def finish(job, producer):
 
 
 def kill(job, victim, chance):
-    """End one of the job's TaskManagers, one of their Python harnesses, or the JobManager."""
+    """End one of the job's TaskManagers, one of their Python harnesses, the JobManager, or the broker, which is started
+    again."""
+    if victim == "broker":
+        job.broker.kill()
+        job.broker.start()
+        return
     role = "jobmanager" if victim == "jobmanager" else "taskmanagers"
     chosen = psutil.Process(chance.choice(job.job.control.ask(op="status")[role]))
     if victim == "harness":
@@ -57,46 +73,36 @@ def chance():
     return random.Random(seed)
 
 
-@pytest.mark.parametrize("victim", ["taskmanager", "harness", "jobmanager"])
-def test_kill_9_of_a_task_manager_a_python_harness_or_the_job_manager(scene, victim, chance):
+def test_a_job_lives_through_kill_9_of_each_of_its_parts_and_of_the_broker_and_a_rescale(scene, chance):
     start, producer = scene
     job = start("--num_workers=2")
     job.await_parallelism(4)
     job.await_checkpoints()
-    kill(job, victim, chance)
-    job.await_parallelism(4)
+    for victim in chance.sample(VICTIMS, len(VICTIMS)):
+        print("kill", victim)
+        kill(job, victim, chance)
+        job.await_parallelism(4)
+        job.await_checkpoints()
+    job.job.scale(1)
+    job.await_parallelism(2)
     job.await_checkpoints()
     finish(job, producer)
 
 
 @pytest.mark.slow
-def test_two_dozen_kills_and_rescales(scene, chance):
+def test_thirty_kills_among_rescales(scene, chance):
     start, producer = scene
-    job, workers = start("--num_workers=2"), 2
-    for _ in range(24):
+    job, workers, kills = start("--num_workers=2"), 2, 0
+    while kills < 30:
         job.await_parallelism(2 * workers)
         job.await_checkpoints()
-        what = chance.choice(["taskmanager", "harness", "jobmanager", "scale"])
-        if what == "scale":
+        if chance.random() < 0.2:
             workers = chance.choice([n for n in (1, 2, 3) if n != workers])
             job.job.scale(workers)
         else:
-            kill(job, what, chance)
+            kill(job, chance.choice(VICTIMS), chance)
+            kills += 1
     job.await_parallelism(2 * workers)
-    job.await_checkpoints()
-    finish(job, producer)
-
-
-def test_one_task_manager_then_two_then_one(scene):
-    start, producer = scene
-    job = start()
-    job.await_parallelism(2)
-    job.await_checkpoints()
-    job.job.scale(2)
-    job.await_parallelism(4)
-    job.await_checkpoints()
-    job.job.scale(1)
-    job.await_parallelism(2)
     job.await_checkpoints()
     finish(job, producer)
 
