@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.loop import Autoscaler
 from beam_k8s.autoscaler.model import Hold, Memory, Reason, Rescale
@@ -31,11 +31,11 @@ from beam_k8s.launcher.autoscale import JobFigures
 from beam_k8s.launcher.progress import report
 from benchmarks.autoscaler.scalers import hpa
 from benchmarks.report import Goal, Report, parser
-from tests.cluster.exact import PARTITIONS, Count, ExactJob, Producer
+from tests.cluster.exact import PARTITIONS, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import KafkaBroker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from beam_k8s.autoscaler.model import Decision, Evaluation, Observation
     from beam_k8s.launcher.target import Workers
@@ -51,17 +51,6 @@ INTERVAL = 5.0
 CONF = {"interval": INTERVAL, "window": 20, "settle": 5, "backlog_slo": SLO, "recover": 60}
 GOAL = 1.0
 """Ours must need no more than the HPA's formula, of worker minutes and of minutes over the SLO."""
-
-
-class Work(Count):
-    """Counts, with half a CPU."""
-
-    def process(self, element: Any, seen: Any = Count.SEEN_PARAM) -> Iterator[Any]:
-        until = time.thread_time() + RECORD_SECONDS
-        while time.thread_time() < until:
-            pass
-        time.sleep(RECORD_SECONDS)
-        yield from super().process(element, seen)
 
 
 @dataclass
@@ -150,7 +139,14 @@ def run(name: str, broker: KafkaBroker, folder: Path, trace: list[tuple[float, f
         f"--max_num_workers={MOST}",
         f"--k8s_run_dir={folder}/{name}",
     ]
-    job = ExactJob(broker, source, sink, folder / f"storage-{name}", *flags, step=Work())
+    job = ExactJob(
+        broker,
+        source,
+        sink,
+        folder / f"storage-{name}",
+        *flags,
+        step=SlowCount(work=RECORD_SECONDS, wait=RECORD_SECONDS),
+    )
     seen = Run(name, time.time())
     workers = job.job.workers()
     kafka = KafkaSource("", "ReadFromKafka/Source", broker.bootstrap_servers, (source,), {})

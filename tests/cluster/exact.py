@@ -38,6 +38,25 @@ class Count(beam.DoFn):
         yield key, value + b",%d" % seen.read()
 
 
+class SlowCount(Count):
+    """Counts, and takes its time.
+
+    Args:
+        work: seconds of CPU for a record.
+        wait: seconds of nothing for a record.
+    """
+
+    def __init__(self, work: float, wait: float = 0.0) -> None:
+        self._work, self._wait = work, wait
+
+    def process(self, element: tuple[bytes, bytes], seen: Any = Count.SEEN_PARAM) -> Any:
+        until = time.thread_time() + self._work
+        while time.thread_time() < until:
+            pass
+        time.sleep(self._wait)
+        yield from super().process(element, seen)
+
+
 class Producer:
     """Writes records 0, 1, 2, ... to a topic until it is stopped; ``rate`` [records/s] may be changed meanwhile."""
 

@@ -1,28 +1,13 @@
 """The autoscaler on a real job: workers come with a backlog and go without one, and every record counts once."""
 
-import time
-
 import pytest
 
 from beam_k8s.autoscaler.model import Memory, Rescale
 from beam_k8s.errors import KafkaError, LocalClusterError
 from beam_k8s.graph import KafkaSource
 from beam_k8s.launcher.kafka_admin import EndOffsets
-from tests.cluster.exact import PARTITIONS, Count, ExactJob, Producer
+from tests.cluster.exact import PARTITIONS, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import KafkaBroker
-
-SECONDS = 0.01
-"""CPU that each record takes."""
-
-
-class BusyCount(Count):
-    """Counts, and is slow at it."""
-
-    def process(self, element, seen=Count.SEEN_PARAM):
-        until = time.thread_time() + SECONDS
-        while time.thread_time() < until:
-            pass
-        yield from super().process(element, seen)
 
 
 def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path, monkeypatch, capfd):
@@ -38,7 +23,7 @@ def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path,
         tmp_path / "storage",
         *flags,
         *(f"--k8s_autoscaler_conf={each}" for each in fast),
-        step=BusyCount(),
+        step=SlowCount(work=0.01),
     )
     try:
         job.await_parallelism(2)
