@@ -15,6 +15,7 @@ __all__ = [
     "BeamK8sError",
     "ConfigError",
     "Conflict",
+    "DecodeError",
     "FlinkError",
     "Forbidden",
     "ImageError",
@@ -72,6 +73,10 @@ class NotHere(ConfigError):  # noqa: N818 - says what is missing
 
 class KafkaError(BeamK8sError):
     """A broker could not be reached, or refused."""
+
+
+class DecodeError(BeamK8sError):
+    """A record was read that its deserializer fails on."""
 
 
 class FlinkError(BeamK8sError):

@@ -18,9 +18,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from beam_k8s.transforms.kafka import KafkaRecord, ProducerRecord, ReadFromKafka, WriteToKafka
+    from beam_k8s.transforms.kafka import DeadLetter, KafkaRecord, ProducerRecord, ReadFromKafka, WriteToKafka
 
-__all__ = ["KafkaRecord", "ProducerRecord", "ReadFromKafka", "WriteToKafka"]
+__all__ = ["DeadLetter", "KafkaRecord", "ProducerRecord", "ReadFromKafka", "WriteToKafka"]
 
 
 def __getattr__(name: str) -> object:

@@ -125,6 +125,7 @@ class ReadConfig:
     """A partition without backlog for this long counts as idle; 0 = never."""
     commit_offsets: bool
     with_metadata: bool
+    """Whether frames say of each record its offset, its own time and its headers."""
     frame_records: int = FRAME_RECORDS
 
     max_records: int | None = None

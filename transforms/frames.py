@@ -355,7 +355,7 @@ def _read_records_with_headers(frame: bytes, at: int, n: int) -> tuple[list[Reco
         end = middle + v if v > 0 else middle
         records.append((None if k < 0 else frame[at:middle], None if v < 0 else frame[middle:end]))
         at = end + h
-        headers.append(_decode_headers(frame, end, at))
+        headers.append(_decode_headers(frame, end, at) if h != len(_NO_HEADERS) else [])
     return records, headers, at
 
 

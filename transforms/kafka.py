@@ -24,7 +24,7 @@ from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import create as windowed_value
 
-from beam_k8s.errors import BeamK8sError, ConfigError
+from beam_k8s.errors import BeamK8sError, ConfigError, DecodeError
 from beam_k8s.transforms import frames, metrics, sdf
 from beam_k8s.transforms.clients import KafkaPythonConsumers, KafkaPythonProducers
 from beam_k8s.transforms.config import (
@@ -49,10 +49,12 @@ if TYPE_CHECKING:
 __all__ = [
     "READ_URN",
     "WRITE_URN",
+    "DeadLetter",
     "KafkaHeader",
     "KafkaRecord",
     "ProducerRecord",
     "ReadFromKafka",
+    "ReadOutputs",
     "WriteToKafka",
 ]
 
@@ -62,6 +64,9 @@ READ_URN = "beam_k8s:transform:kafka_read:v1"
 WRITE_URN = "beam_k8s:transform:kafka_write:v1"
 
 _GLOBAL = (GlobalWindow(),)
+_DEAD_LETTERS = "dead_letters"
+_LONGEST_ERROR = 1000
+"""Characters of a deserializer's error that are kept."""
 _SERIALIZATION = "org.apache.kafka.common.serialization."
 
 # Timestamps that to_micros leaves as they are, by a margin; checked once a frame and not once a record.
@@ -101,37 +106,60 @@ _TIMESTAMP_TYPES = {
 }
 
 
-class KafkaRecordCoder(coders.Coder):
-    """KafkaRecord as bytes; deterministic. Not Beam's row coder: that gives back another class in a fresh worker."""
+class DeadLetter(NamedTuple):
+    """A record that a deserializer failed on, as the broker has it: ``timestamp`` in ms since the epoch, and bytes.
 
-    _fields = coders.TupleCoder(
-        [
-            coders.StrUtf8Coder(),
-            coders.VarIntCoder(),
-            coders.VarIntCoder(),
-            coders.VarIntCoder(),
-            coders.NullableCoder(coders.BytesCoder()),
-            coders.NullableCoder(coders.BytesCoder()),
-            coders.ListCoder(coders.TupleCoder([coders.StrUtf8Coder(), coders.NullableCoder(coders.BytesCoder())])),
-            coders.VarIntCoder(),
-            coders.StrUtf8Coder(),
-        ]
-    )
+    ``error`` says which deserializer failed, and how.
+    """
 
-    def encode(self, value: KafkaRecord) -> bytes:
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: Optional[bytes]  # noqa: UP045
+    value: Optional[bytes]  # noqa: UP045
+    headers: list[KafkaHeader]
+    error: str
+
+
+_NULLABLE_BYTES = coders.NullableCoder(coders.BytesCoder())
+
+
+class _RecordCoder(coders.Coder):
+    """A record as bytes; deterministic. Not Beam's row coder: that gives back another class in a fresh worker."""
+
+    _type: type[Any]
+    _more: tuple[coders.Coder, ...]
+    """Of the fields after those that all records have."""
+
+    def __init__(self) -> None:
+        self._fields = coders.TupleCoder(
+            [
+                coders.StrUtf8Coder(),
+                coders.VarIntCoder(),
+                coders.VarIntCoder(),
+                coders.VarIntCoder(),
+                _NULLABLE_BYTES,
+                _NULLABLE_BYTES,
+                coders.ListCoder(coders.TupleCoder([coders.StrUtf8Coder(), _NULLABLE_BYTES])),
+                *self._more,
+            ]
+        )
+
+    def encode(self, value: Any) -> bytes:
         encoded: bytes = self._fields.encode(tuple(value))
         return encoded
 
-    def decode(self, encoded: bytes) -> KafkaRecord:
+    def decode(self, encoded: bytes) -> Any:
         fields = list(self._fields.decode(encoded))
         fields[6] = [KafkaHeader(*header) for header in fields[6]]
-        return KafkaRecord(*fields)
+        return self._type(*fields)
 
     def is_deterministic(self) -> bool:
         return True
 
-    def to_type_hint(self) -> type[KafkaRecord]:
-        return KafkaRecord
+    def to_type_hint(self) -> type[Any]:
+        return self._type
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
@@ -140,7 +168,29 @@ class KafkaRecordCoder(coders.Coder):
         return hash(type(self))
 
 
+class KafkaRecordCoder(_RecordCoder):
+    """Of KafkaRecord."""
+
+    _type = KafkaRecord
+    _more = (coders.VarIntCoder(), coders.StrUtf8Coder())
+
+
+class DeadLetterCoder(_RecordCoder):
+    """Of DeadLetter."""
+
+    _type = DeadLetter
+    _more = (coders.StrUtf8Coder(),)
+
+
 coders.registry.register_coder(KafkaRecord, KafkaRecordCoder)
+coders.registry.register_coder(DeadLetter, DeadLetterCoder)
+
+
+class ReadOutputs(NamedTuple):
+    """What ``ReadFromKafka(dead_letters=True)`` gives: two PCollections, of records and of DeadLetter."""
+
+    records: beam.PCollection
+    dead_letters: beam.PCollection
 
 
 class ProducerRecord(NamedTuple):
@@ -184,7 +234,7 @@ coders.registry.register_coder(ProducerRecord, ProducerRecordCoder)
 
 
 class ReadFromKafka(beam.PTransform):
-    """Read Kafka topics: a PCollection of ``(key, value)``, or of KafkaRecord with metadata.
+    """Read Kafka topics: a PCollection of ``(key, value)``, or of KafkaRecord with metadata; or ReadOutputs.
 
     Null keys and null values (tombstones) are None.
 
@@ -225,6 +275,10 @@ class ReadFromKafka(beam.PTransform):
             1 with create time (see ``config.DEFAULT_OUT_OF_ORDERNESS_S``), else 0.
         idle_timeout: a partition without backlog for this long [s] no longer holds back the watermark; None or 0 =
             never. A partition with backlog always does. Default 30.
+        dead_letters: True: the read gives ``records, dead_letters`` (see ReadOutputs), and a record that a deserializer
+            raises an error on is in the second; an error that comes later, as from a generator that it returns, is the
+            next step's. False (default): it fails the pipeline. The error's text, which may quote the record, is
+            told in both cases. ``redistribute`` is of the records only.
 
     Raises:
         ConfigError: an argument is wrong; names all that are.
@@ -260,9 +314,13 @@ class ReadFromKafka(beam.PTransform):
         stop_offsets: Mapping[str, Mapping[int, int]] | Mapping[tuple[str, int], int] | None = None,
         max_out_of_orderness: float | None = None,
         idle_timeout: float | None = 30,
+        dead_letters: bool = False,
     ) -> None:
         super().__init__()
         errors: list[BeamK8sError] = []
+        self._key, key_hint = _checked(deserializer, "key_deserializer", key_deserializer, errors)
+        self._value, value_hint = _checked(deserializer, "value_deserializer", value_deserializer, errors)
+        self._deserializes = self._key is not None or self._value is not None
         try:
             self._config = read_config(
                 consumer_config,
@@ -274,7 +332,7 @@ class ReadFromKafka(beam.PTransform):
                 commit_offset_in_finalize=commit_offset_in_finalize,
                 timestamp_policy=timestamp_policy,
                 consumer_polling_timeout=consumer_polling_timeout,
-                with_metadata=with_metadata,
+                with_metadata=with_metadata or dead_letters,  # which keep offset and headers; others do not pay for it
                 stop_at=stop_at,
                 stop_read_time=stop_read_time,
                 stop_offsets=stop_offsets,
@@ -283,13 +341,18 @@ class ReadFromKafka(beam.PTransform):
             )
         except ConfigError as error:
             errors.append(error)
-        self._key, key_hint = _checked(deserializer, "key_deserializer", key_deserializer, errors)
-        self._value, value_hint = _checked(deserializer, "value_deserializer", value_deserializer, errors)
-        if with_metadata and (self._key is not None or self._value is not None):
+        if with_metadata and self._deserializes:
             errors.append(
                 ConfigError(
                     "with_metadata is true and a deserializer is set: records with metadata hold bytes.",
                     hint="Leave the deserializers out, and convert key and value in the next step.",
+                )
+            )
+        if dead_letters and not errors and not self._deserializes:
+            errors.append(
+                ConfigError(
+                    "dead_letters is true and no deserializer is set: as bytes all records can be read.",
+                    hint="Set key_deserializer or value_deserializer, or remove dead_letters.",
                 )
             )
         keys = _redistribute_keys(redistribute, redistribute_num_keys, allow_duplicates, errors)
@@ -298,25 +361,31 @@ class ReadFromKafka(beam.PTransform):
         _warn_of_expansion_service(self, expansion_service)
         self._redistribute = bool(redistribute)
         self._redistribute_keys = keys
+        self._dead_letters = bool(dead_letters)
         self._output = KafkaRecord if with_metadata else typehints.Tuple[key_hint, value_hint]
 
-    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection | ReadOutputs:
         unpack = (
-            UnpackWithMetadata()
+            UnpackAndDeserialize(self._key, self._value, dead_letters=self._dead_letters)
+            if self._deserializes
+            else UnpackWithMetadata()
             if self._config.with_metadata
             else Unpack()
-            if self._key is None and self._value is None
-            else UnpackAndDeserialize(self._key, self._value)
         )
         if self._config.is_limited:
             # Flink's source knows no limits: this read is Python everywhere, and has no URN of ours.
             found = pbegin | "Source" >> _PythonSource(self._config)
         else:
             found = pbegin | "Source" >> Source(self._config)
-        records = found | "Unpack" >> beam.ParDo(unpack).with_output_types(self._output)
+        step = beam.ParDo(unpack).with_output_types(self._output)
+        if self._dead_letters:
+            records, dead_letters = found | "Unpack" >> step.with_outputs(_DEAD_LETTERS, main="records")
+            dead_letters.element_type = DeadLetter  # Beam types the main output only
+        else:
+            records = found | "Unpack" >> step
         if self._redistribute:
             records |= "Redistribute" >> beam.Reshuffle(self._redistribute_keys)
-        return records
+        return ReadOutputs(records, dead_letters) if self._dead_letters else records
 
     def infer_output_type(self, _: object) -> Any:
         return self._output
@@ -494,17 +563,63 @@ class Unpack(beam.DoFn):
 
 
 class UnpackAndDeserialize(Unpack):
-    """Unpack with functions for key and value; None as a function leaves bytes, None as a value stays None."""
+    """Unpack with functions for key and value; None as a function leaves bytes, None as a value stays None.
 
-    def __init__(self, key: Deserializer | None, value: Deserializer | None) -> None:
+    Where a function fails the read does, or with ``dead_letters``, whose frames have metadata, the record goes there.
+    """
+
+    def __init__(self, key: Deserializer | None, value: Deserializer | None, *, dead_letters: bool) -> None:
         super().__init__()
         self._key = key or _same
         self._value = value or _same
+        self._dead_letters = dead_letters
+        self._dead = Metrics.counter(metrics.NAMESPACE, metrics.DEAD_LETTERS)
 
-    def _records(self, segment: frames.Segment) -> Iterator[Any]:
+    def _values(self, segment: frames.Segment) -> list[Any]:
+        self._backlog.set(segment.topic, segment.partition, segment.backlog)
         key, value = self._key, self._value
-        for k, v in segment.records:
-            yield (None if k is None else key(k)), (None if v is None else value(v))
+        values: list[Any] = []
+        for index, ((k, v), micros) in enumerate(zip(segment.records, _micros(segment.timestamps))):  # noqa: B905 - hot
+            option = "key_deserializer"
+            try:
+                decoded_key = None if k is None else key(k)
+                option = "value_deserializer"
+                record = decoded_key, (None if v is None else value(v))
+            except Exception as error:
+                said = _told(option, error)
+                if not (self._dead_letters and segment.offsets):
+                    raise DecodeError(
+                        f"A record of partition {segment.partition} of topic {segment.topic} cannot be decoded by "
+                        f"{said}",
+                        hint="ReadFromKafka(..., dead_letters=True) gives such records as a second output, by offset.",
+                    ) from error
+                letter = _dead_letter(segment, index, said)
+                self._dead.inc()
+                values.append(beam.pvalue.TaggedOutput(_DEAD_LETTERS, windowed_value(letter, micros, _GLOBAL)))
+            else:
+                values.append(windowed_value(record, micros, _GLOBAL))
+        return values
+
+
+def _told(option: str, error: Exception) -> str:
+    """What went wrong, as a coder takes it: an error of the user's may hold anything, or fail to say."""
+    try:
+        said = f"{option}: {type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - of the user's code
+        said = f"{option}: {type(error).__name__}"
+    return said[:_LONGEST_ERROR].encode(errors="backslashreplace").decode()
+
+
+def _dead_letter(segment: frames.Segment, index: int, error: str) -> DeadLetter:
+    return DeadLetter(
+        segment.topic,
+        segment.partition,
+        segment.offsets[index],
+        segment.record_timestamps[index],
+        *segment.records[index],
+        [KafkaHeader(*header) for header in segment.headers[index]],
+        error,
+    )
 
 
 class UnpackWithMetadata(Unpack):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from apache_beam.metrics import Metrics
 
-__all__ = ["NAMESPACE", "RECORDS_READ", "RECORDS_WRITTEN", "BacklogGauges", "backlog_name"]
+__all__ = ["DEAD_LETTERS", "NAMESPACE", "RECORDS_READ", "RECORDS_WRITTEN", "BacklogGauges", "backlog_name"]
 
 NAMESPACE = "beam_k8s.kafka"
 RECORDS_READ = "records_read"
 RECORDS_WRITTEN = "records_written"
+DEAD_LETTERS = "dead_letters"
 
 
 def backlog_name(topic: str, partition: int) -> str:

@@ -12,7 +12,7 @@ from beam_k8s.transforms import ProducerRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from beam_k8s.transforms import KafkaRecord
+    from beam_k8s.transforms import DeadLetter, KafkaRecord
 
 
 def show_record(record: KafkaRecord) -> tuple[None, bytes]:
@@ -59,6 +59,19 @@ def slow_first(record: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
 
 def upper(data: bytes) -> bytes:
     return data.upper()
+
+
+def upper_text(data: bytes) -> str:
+    return data.decode().upper()
+
+
+def encoded(record: tuple[bytes | None, str | None]) -> tuple[bytes | None, bytes | None]:
+    return record[0], None if record[1] is None else record[1].encode()
+
+
+def show_letter(letter: DeadLetter) -> tuple[None, bytes]:
+    assert type(letter).__name__ == "DeadLetter"
+    return None, repr((*letter[:6], [tuple(header) for header in letter.headers], letter.error)).encode()
 
 
 def large(_: object) -> tuple[bytes, bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from ast import literal_eval
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -422,15 +423,41 @@ def test_java_deserializers_and_serializers_by_name(kafka: Kafka) -> None:
     assert pairs(kafka.copy(read(), write=back)) == pairs(kafka.broker.read_topic(source))
 
 
-def test_python_functions_as_deserializer_and_serializer(kafka: Kafka) -> None:
-    source = kafka.topic(1)
-    kafka.broker.produce(source, [(b"key", b"value"), (None, b"value"), (b"key", None)])
-    read = ReadFromKafka(kafka.earliest, [source], value_deserializer=steps.upper, stop_at="latest")
-    assert pairs(kafka.copy(read, write={"key_serializer": steps.upper})) == {
+def test_python_functions_as_deserializer_and_serializer_and_what_they_fail_on(kafka: Kafka) -> None:
+    source, target, letters = kafka.topic(2), kafka.topic(1), kafka.topic(1)
+    headers = [("é", b"\xff"), ("é", b"")]
+    kafka.broker.produce(
+        source,
+        [
+            (b"key", b"value"),
+            (None, b"value"),
+            (b"key", None),
+            (b"bad", b"\xff", {"partition": 1, "timestamp_ms": 5, "headers": headers}),
+            (b"key", b"after"),
+        ],
+    )
+    (bad,) = (record for record in kafka.broker.read_topic(source) if record.key == b"bad")
+    read = ReadFromKafka(
+        kafka.earliest, [source], value_deserializer=steps.upper_text, dead_letters=True, stop_at="latest"
+    )
+
+    def build(pipeline: beam.Pipeline) -> None:
+        records, dead = pipeline | read
+        records | beam.Map(steps.encoded) | WriteToKafka(kafka.servers, target, key_serializer=steps.upper)
+        # The shuffle proves the coder, also in workers that never saw the class before.
+        dead | beam.Reshuffle() | beam.Map(steps.show_letter) | "Letters" >> WriteToKafka(kafka.servers, letters)
+
+    kafka.run(build)
+    assert pairs(kafka.broker.read_topic(target)) == {
         (b"KEY", b"VALUE"): 1,
         (None, b"VALUE"): 1,
         (b"KEY", None): 1,
+        (b"KEY", b"AFTER"): 1,
     }
+    (letter,) = kafka.broker.read_topic(letters)
+    *_, error = shown = literal_eval(letter.value.decode())
+    assert shown == (source, 1, bad.offset, 5, b"bad", b"\xff", headers, error)
+    assert error.startswith("value_deserializer: UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff")
 
 
 def test_records_go_where_they_say_with_the_time_and_headers_they_have(kafka: Kafka) -> None:

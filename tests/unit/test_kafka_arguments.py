@@ -15,8 +15,8 @@ import pytest
 from apache_beam import coders, typehints
 from apache_beam.io import kafka as beams
 
-from beam_k8s.errors import ConfigError
-from beam_k8s.transforms import KafkaRecord, ProducerRecord, ReadFromKafka, WriteToKafka, frames, kafka
+from beam_k8s.errors import ConfigError, DecodeError
+from beam_k8s.transforms import DeadLetter, KafkaRecord, ProducerRecord, ReadFromKafka, WriteToKafka, frames, kafka
 from beam_k8s.transforms.clients import TopicPartition
 from beam_k8s.transforms.config import ReadConfig, WriteConfig
 from beam_k8s.transforms.serializers import NullableBytes, deserializer, serializer
@@ -224,6 +224,7 @@ def test_a_read_is_bounded_only_if_it_stops() -> None:
             {"with_metadata": True, "key_deserializer": JAVA + "LongDeserializer"},
             "with_metadata",
         ),
+        (SERVERS, ["a"], {"dead_letters": True}, "no deserializer is set"),
     ],
 )
 def test_a_wrong_read_is_refused(config: object, topics: object, options: dict, says: str) -> None:
@@ -490,6 +491,71 @@ def test_a_strange_timestamp_does_not_stop_the_job() -> None:
     frame = frames.encode_read_frame([frames.Segment("t", 0, 0, 0, times, [(b"", b"")] * 4)], metadata=False)
     values = list(kafka.Unpack().process(frame))
     assert [value.timestamp.micros for value in values[1:3]] == [-1000, 0]
+
+
+ONE_BAD = frames.encode_read_frame(
+    [
+        frames.Segment(
+            "t", 3, 0, frames.CREATE_TIME, [10, 11], [(b"\xff", None), (None, b"v")],
+            offsets=[5, 8], record_timestamps=[20, 21], headers=[[("h", None)], []],
+        )
+    ],
+    metadata=True,
+)  # fmt: skip
+
+
+def test_a_record_that_cannot_be_decoded_fails_the_read_and_is_named() -> None:
+    unpack = kafka.UnpackAndDeserialize(bytes.decode, None, dead_letters=False)
+    with pytest.raises(
+        DecodeError, match=r"partition 3 of topic t cannot be decoded by key_deserializer: UnicodeDecodeError: .* 0xff"
+    ):
+        unpack.process(ONE_BAD)
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise TypeError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SpeechlessError(), "key_deserializer: SpeechlessError"),
+        (ValueError("\udcff"), "key_deserializer: ValueError: \\udcff"),
+        (ValueError("x" * 10**6), "key_deserializer: ValueError: " + "x" * (1000 - 30)),
+    ],
+)
+def test_an_error_that_cannot_be_told_is_a_dead_letter_too(error: Exception, told: str) -> None:
+    def fail(_: bytes) -> None:
+        raise error
+
+    unpack = kafka.UnpackAndDeserialize(fail, None, dead_letters=True)
+    letter = next(iter(unpack.process(ONE_BAD))).value.value
+    assert letter.error == told
+    coder = coders.registry.get_coder(DeadLetter)
+    assert coder.decode(coder.encode(letter)) == letter
+
+
+def test_a_dead_letter_is_the_record_as_it_is_with_the_error() -> None:
+    unpack = kafka.UnpackAndDeserialize(bytes.decode, lambda _: 1 / 0, dead_letters=True)
+    found = list(unpack.process(ONE_BAD))
+    assert {each.tag for each in found} == {"dead_letters"}
+    letters = [each.value.value for each in found]
+    assert [each.value.timestamp.micros for each in found] == [10_000, 11_000]
+    assert letters[0][:7] == ("t", 3, 5, 20, b"\xff", None, [("h", None)])
+    assert letters[1] == ("t", 3, 8, 21, None, b"v", [], "value_deserializer: ZeroDivisionError: division by zero")
+    coder = coders.registry.get_coder(DeadLetter)
+    assert [coder.decode(coder.encode(letter)) for letter in letters] == letters
+
+
+def test_dead_letters_are_a_second_output_of_their_type() -> None:
+    text = JAVA + "StringDeserializer"
+    for redistribute in (False, True):
+        read = ReadFromKafka(SERVERS, ["a"], text, text, redistribute=redistribute, dead_letters=True)
+        found = beam.Pipeline() | read
+        assert typehints.typehints.is_consistent_with(found.records.element_type, typehints.Tuple[str, str])
+        assert found.dead_letters.element_type is DeadLetter
+        assert not found.dead_letters.is_bounded
 
 
 def test_the_package_refuses_to_be_imported_under_another_name() -> None:
