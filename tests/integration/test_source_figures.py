@@ -50,6 +50,7 @@ def test_a_source_tells_its_topic_its_partitions_and_what_is_left_to_read(broker
         assert checkpoints.last_size > 0
         assert result.job.run_dir.stat().st_mtime < checkpoints.last_at < time.time() + 1
         stuck.touch()
+        broker.produce(name, [(b"k", b"v" * 2000, {"partition": n % 3}) for n in range(RECORDS)])  # all before may be
         said = ""
         while "a function of it does not come back" not in said:
             assert result.wait_until_finish(duration=200) is None
