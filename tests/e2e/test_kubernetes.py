@@ -207,7 +207,8 @@ def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, ku
 
     def three_that_are_too_many():
         scale(3)
-        launch.await_output(r"autoscaler scales from 3 to 1 workers: 3 workers are outside the limits of 1 to 1")
+        outside = r"autoscaler scales from 3 to 1 workers: 3 workers are outside the limits of 1 to 1"
+        launch.await_output(outside, timeout=240)
         await_workers(1)
 
     def kill(where, labels):
