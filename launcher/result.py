@@ -265,7 +265,8 @@ class FlinkK8sPipelineResult(PipelineResult):
             command = self.job.detach()
         except BeamK8sError:
             return
-        report(f"{self.job.name} goes on without this terminal. Stop it with: {command}")
+        scaled = " Nobody scales it now." if self._autoscaling is not None else ""
+        report(f"{self.job.name} goes on without this terminal.{scaled} Stop it with: {command}")
 
     def _at_exit(self) -> None:
         with suppress(BeamK8sError):
