@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KAFKA_READ",
     "KAFKA_WRITE",
+    "TRANSACTION_TIMEOUT_MS",
     "KafkaSink",
     "KafkaSource",
     "completed",
@@ -31,6 +32,10 @@ KAFKA_READ = "beam_k8s:transform:kafka_read:v1"
 KAFKA_WRITE = "beam_k8s:transform:kafka_write:v1"
 """URN of the composite that Flink translates to its own Kafka sink."""
 
+TRANSACTION_TIMEOUT_MS = 900_000
+"""Kafka's ``transaction.timeout.ms`` of a write that names none, as KafkaWriteSpec.java sets it: the longest that a
+broker with default settings allows."""
+
 
 @dataclass(frozen=True, slots=True)
 class KafkaSource:
@@ -41,9 +46,17 @@ class KafkaSource:
     """Full label of the step; also the uid of Flink's operator."""
     bootstrap_servers: str
     topics: tuple[str, ...]
+    """Empty if there is a pattern."""
     properties: dict[str, str]
     start_offsets: Offsets = field(default_factory=dict)
     stop_offsets: Offsets = field(default_factory=dict)
+    pattern: str | None = None
+    """The whole names of the topics match it."""
+
+    @property
+    def what(self) -> str:
+        """The topics, for people."""
+        return ", ".join(self.topics) if self.pattern is None else f"topics that match {self.pattern}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +65,16 @@ class KafkaSink:
 
     name: str
     """Full label of the step; also the uid of Flink's operator."""
+    bootstrap_servers: str
+    topic: str | None
+    """None: every record names its own."""
     properties: dict[str, str]
     exactly_once: bool
+
+    @property
+    def transaction_timeout(self) -> str:
+        """After how long [ms] Kafka aborts a transaction of an exactly-once write, in the user's words if there are."""
+        return self.properties.get("transaction.timeout.ms", str(TRANSACTION_TIMEOUT_MS))
 
 
 def is_unbounded(pipeline: Any) -> bool:
@@ -89,6 +110,7 @@ def kafka_sources(pipeline: Any) -> tuple[KafkaSource, ...]:
                     properties=payload["properties"],
                     start_offsets=offsets(payload["start_offsets"]),
                     stop_offsets=offsets(payload["stop_offsets"]),
+                    pattern=payload["topic_pattern"],
                 )
             )
     return tuple(sorted(found, key=lambda source: source.name))
@@ -103,6 +125,8 @@ def kafka_sinks(pipeline: Any) -> tuple[KafkaSink, ...]:
             found.append(
                 KafkaSink(
                     name=transform.unique_name,
+                    bootstrap_servers=payload["bootstrap_servers"],
+                    topic=payload["topic"],
                     properties=payload["properties"],
                     exactly_once=payload["delivery_guarantee"] == "exactly_once",
                 )

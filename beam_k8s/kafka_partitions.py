@@ -5,6 +5,7 @@ Asked twice, of the same broker: by the launcher, before anything is created, an
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from beam_k8s.errors import ConfigError
@@ -12,7 +13,7 @@ from beam_k8s.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Offsets", "misplaced", "offsets", "triples"]
+__all__ = ["Offsets", "matching", "misplaced", "offsets", "triples"]
 
 Offsets = dict[tuple[str, int], int]
 """(topic, partition) -> offset."""
@@ -26,6 +27,11 @@ def triples(named: Offsets) -> list[list[object]]:
 def offsets(listed: Iterable[tuple[str, int, int]]) -> Offsets:
     """Inverse of ``triples``."""
     return {(topic, partition): offset for topic, partition, offset in listed}
+
+
+def matching(pattern: str, topics: Iterable[str]) -> list[str]:
+    """The topics whose whole name matches, in order."""
+    return sorted(topic for topic in topics if re.fullmatch(pattern, topic))
 
 
 def misplaced(start: Offsets, stop: Offsets, ends: Offsets) -> Iterable[ConfigError]:

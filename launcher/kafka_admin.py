@@ -1,16 +1,17 @@
-"""Facts read from Kafka: before a job starts, whether its topics exist and may be read, and how many partitions they
-have; while it runs, where they end.
+"""Facts read from Kafka: before a job starts, whether its topics exist and may be read or written, how many partitions
+they have, and how long a transaction may be; while it runs, where they end.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError as VendorError
 from kafka.errors import (
     SaslAuthenticationFailedError,
@@ -21,15 +22,15 @@ from kafka.errors import (
 )
 
 from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NotHere
-from beam_k8s.kafka_partitions import misplaced
+from beam_k8s.kafka_partitions import matching, misplaced
 from beam_k8s.kafka_properties import client_settings, resolve_references
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from beam_k8s.graph import KafkaSink, KafkaSource
 
-__all__ = ["EndOffsets", "check_references", "partition_counts"]
+__all__ = ["Brokers", "EndOffsets"]
 
 TIMEOUT_MS = 10_000
 """How long a broker may take to answer before it is called unreachable, in milliseconds."""
@@ -40,59 +41,159 @@ RETRY_MS = 1000
 _REFUSALS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 
 
-def partition_counts(source: KafkaSource) -> dict[str, int]:
-    """Partitions of each topic of a source.
+class Brokers:
+    """What a submission asks Kafka: each cluster over one connection, and one that does not answer is asked once."""
 
-    Raises:
-        NoPythonForm: only Java's client can connect with the source's properties; nothing is known.
-        ConfigError: a topic is missing, or may not be read, or lacks an offset to start or stop at, or a reference does
-            not resolve; all of them are named at once. Or the broker refuses the login, or the TLS handshake fails.
-        KafkaError: no broker answers.
-    """
-    check_references(source)
-    settings = _client_settings(source)
-    with _Heard() as heard:
+    def __init__(self) -> None:
+        self._known: dict[object, KafkaAdminClient | BeamK8sError] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for known in self._known.values():
+            if not isinstance(known, BeamK8sError):
+                known.close()
+
+    def partition_counts(self, source: KafkaSource) -> dict[str, int]:
+        """Partitions of each topic of a source.
+
+        Raises:
+            NoPythonForm: only Java's client can connect with the source's properties; nothing is known.
+            ConfigError: a topic is missing, or may not be read, or lacks an offset to start or stop at, or a reference
+                does not resolve; all of them are named at once. Or the broker refuses the login, or the TLS handshake
+                fails.
+            KafkaError: no broker answers.
+        """
+        with self._asked(source) as admin:
+            answers = _topics(admin, source)
+            named = {*source.start_offsets, *source.stop_offsets}
+            ends = _ends(admin, source, named & _partitions(answers))
+        errors: list[BeamK8sError] = []
+        if not answers:
+            errors.append(
+                ConfigError(
+                    f"{source.name}: no topic at {source.bootstrap_servers} matches topic_pattern={source.pattern!r}.",
+                    hint="Create one, or correct the pattern, which must match the whole name; or ask for DESCRIBE.",
+                )
+            )
+        counts = {}
+        for answer in answers:
+            if (error := _topic_error(source, answer, "READ")) is not None:
+                errors.append(error)
+            else:
+                counts[answer["name"]] = len(answer["partitions"])
+        # Of topics that are there: the others were named.
+        start, stop = (
+            {name: offset for name, offset in offsets.items() if name[0] in counts}
+            for offsets in (source.start_offsets, source.stop_offsets)
+        )
+        errors += (
+            ConfigError(f"{source.name}: {error.message}", hint=error.hint) for error in misplaced(start, stop, ends)
+        )
+        if errors:
+            raise ConfigError.of_all(errors)
+        return counts
+
+    def check_sink(self, sink: KafkaSink) -> None:
+        """Whether a write can do what it is to do, as far as the broker tells.
+
+        Raises:
+            NoPythonForm: only Java's client can connect with the sink's properties; nothing is known.
+            ConfigError: the topic is missing and the broker makes none, or may not be written; its transactions are
+                longer than the broker allows; a reference does not resolve. Or the broker refuses the login, or the
+                TLS handshake fails.
+            KafkaError: no broker answers.
+        """
+        with self._asked(sink) as admin:
+            answers = admin.describe_topics([sink.topic]) if sink.topic is not None else []
+            broker = _broker_settings(admin)
+        errors = [
+            error
+            for answer in answers
+            if (error := _topic_error(sink, answer, "WRITE")) is not None
+            and (answer["error_code"] != UnknownTopicOrPartitionError.errno or not broker.makes_topics)
+        ]
+        limit, timeout = broker.transaction_max_timeout, sink.transaction_timeout
+        if sink.exactly_once and limit is not None and timeout.isdecimal() and int(timeout) > limit:
+            errors.append(
+                ConfigError(
+                    f"{sink.name}: its transactions may take transaction.timeout.ms={timeout}, and the broker at "
+                    f"{sink.bootstrap_servers} allows no more than transaction.max.timeout.ms={limit}.",
+                    hint=f"Set producer_config['transaction.timeout.ms'] to {limit} or less, but longer than "
+                    "--checkpointing_interval and --checkpoint_timeout_millis together; or raise the broker's limit.",
+                )
+            )
+        if errors:
+            raise ConfigError.of_all(errors)
+
+    @contextmanager
+    def _asked(self, step: KafkaSource | KafkaSink) -> Iterator[KafkaAdminClient]:
+        """A connection for some questions, after a look whether all secrets of the step are there."""
         try:
-            with closing(KafkaAdminClient(**settings)) as admin:
-                answers = admin.describe_topics(list(source.topics))
-                named = {*source.start_offsets, *source.stop_offsets}
-                ends = _ends(admin, source, named & _partitions(answers))
-        except (VendorError, OSError) as cause:
-            raise _not_connected(source, heard, cause) from cause
-    errors: list[BeamK8sError] = []
-    counts = {}
-    for answer in answers:
-        code = answer["error_code"]
-        error = for_code(code)
-        if code == 0:
-            counts[answer["name"]] = len(answer["partitions"])
-        elif error is UnknownTopicOrPartitionError:
-            errors.append(
-                ConfigError(
-                    f"{source.name}: topic {answer['name']} does not exist at {source.bootstrap_servers}.",
-                    hint="Create it, or correct topics=; the job would wait for it in silence.",
-                )
-            )
-        elif error is TopicAuthorizationFailedError:
-            errors.append(
-                ConfigError(
-                    f"{source.name}: no permission to read topic {answer['name']}.",
-                    hint="Ask for the ACLs READ and DESCRIBE on the topic (and READ on the consumer group).",
-                )
-            )
-        else:
-            errors.append(KafkaError(f"{source.name}: topic {answer['name']} cannot be described: {error.__name__}."))
-    # Of topics that are there: the others were named.
-    start, stop = (
-        {name: offset for name, offset in offsets.items() if name[0] in counts}
-        for offsets in (source.start_offsets, source.stop_offsets)
-    )
-    errors += (
-        ConfigError(f"{source.name}: {error.message}", hint=error.hint) for error in misplaced(start, stop, ends)
-    )
-    if errors:
-        raise ConfigError.of_all(errors)
-    return counts
+            resolve_references(step.properties)
+        except NotHere as error:
+            raise NotHere(f"{step.name}: {error.message}", hint=error.hint) from error
+        key = step.bootstrap_servers, tuple(sorted(_security(step).items()))
+        known = self._known.get(key)
+        if isinstance(known, BeamK8sError):
+            raise known
+        with _Heard() as heard:
+            try:
+                if known is None:
+                    known = self._known[key] = KafkaAdminClient(**_client_settings(step))
+                yield known
+            except (VendorError, OSError) as cause:
+                if known is not None:
+                    known.close()
+                why = self._known[key] = _not_connected(step, heard, cause)
+                raise why from cause
+
+
+class _BrokerSettings(NamedTuple):
+    makes_topics: bool
+    """Whether a write to a topic that is not there may make it; True if the broker does not tell."""
+    transaction_max_timeout: int | None
+    """[ms]; None if the broker does not tell."""
+
+
+def _broker_settings(admin: KafkaAdminClient) -> _BrokerSettings:
+    """Of one broker, which are those of all in a cluster that is not being changed."""
+    name = str(admin.describe_cluster()["brokers"][0]["broker_id"])
+    asked = ConfigResource(ConfigResourceType.BROKER, name)
+    found = admin.describe_configs([asked], config_filter="all")  # none without the ACL DESCRIBE_CONFIGS
+    told = {key: config["value"] for key, config in found.get("broker", {}).get(name, {}).items()}
+    limit = told.get("transaction.max.timeout.ms")
+    return _BrokerSettings(told.get("auto.create.topics.enable") != "false", None if limit is None else int(limit))
+
+
+def _topic_error(step: KafkaSource | KafkaSink, answer: Mapping[str, Any], right: str) -> BeamK8sError | None:
+    """Why a step cannot have a topic, from what the broker says of it; None if it can."""
+    error, topic = for_code(answer["error_code"]), answer["name"]
+    if error is UnknownTopicOrPartitionError:
+        return ConfigError(
+            f"{step.name}: topic {topic} does not exist at {step.bootstrap_servers}.",
+            hint="Create it, or correct its name; the job would wait for it in silence.",
+        )
+    allowed = answer["authorized_operations"]  # None: the broker does not tell
+    if error is TopicAuthorizationFailedError or (allowed is not None and right not in allowed):
+        return ConfigError(
+            f"{step.name}: no permission to {right.lower()} topic {topic}.",
+            hint=f"Ask for the ACLs {right} and DESCRIBE on the topic"
+            + (" (and READ on the consumer group)." if right == "READ" else "."),
+        )
+    if answer["error_code"]:
+        return KafkaError(f"{step.name}: topic {topic} cannot be described: {error.__name__}.")
+    return None
+
+
+def _topics(admin: KafkaAdminClient, source: KafkaSource) -> list[dict[str, Any]]:
+    """What the broker says of each topic of the source."""
+    if source.pattern is None:
+        named: list[dict[str, Any]] = admin.describe_topics(list(source.topics))
+        return named
+    found = {topic["name"]: topic for topic in admin.describe_topics() if not topic["is_internal"]}
+    return [found[name] for name in matching(source.pattern, found)]
 
 
 def _partitions(topics: Iterable[Mapping[str, Any]]) -> set[tuple[str, int]]:
@@ -133,8 +234,7 @@ class EndOffsets:
             try:
                 if self._admin is None:
                     self._admin = KafkaAdminClient(**_client_settings(self._source))
-                topics = self._admin.describe_topics(list(self._source.topics))
-                return _ends(self._admin, self._source, _partitions(topics))
+                return _ends(self._admin, self._source, _partitions(_topics(self._admin, self._source)))
             except (VendorError, OSError) as cause:
                 self.close()  # the next call connects anew
                 raise _not_connected(self._source, heard, cause) from cause
@@ -146,58 +246,50 @@ class EndOffsets:
             self._admin = None
 
 
-def check_references(step: KafkaSource | KafkaSink) -> None:
-    """Make sure that the secrets of a step are there, which else only its clients in the job would miss.
-
-    Raises:
-        NotHere: names every property whose environment variable or file is missing.
-    """
-    try:
-        resolve_references(step.properties)
-    except NotHere as error:
-        raise NotHere(f"{step.name}: {error.message}", hint=error.hint) from error
+def _security(step: KafkaSource | KafkaSink) -> dict[str, str]:
+    return {name: value for name, value in step.properties.items() if name.startswith(("security.", "sasl.", "ssl."))}
 
 
-def _client_settings(source: KafkaSource) -> dict[str, Any]:
-    """How to connect, in kafka-python's words; how to fetch is nothing to an admin client."""
-    how = {name: value for name, value in source.properties.items() if name.startswith(("security.", "sasl.", "ssl."))}
+def _client_settings(step: KafkaSource | KafkaSink) -> dict[str, Any]:
+    """How to connect, in kafka-python's words; how to fetch or write is nothing to an admin client."""
+    how = _security(step)
     settings = client_settings(how, KafkaAdminClient.DEFAULT_CONFIG)
     for name in ("ssl.truststore.location", "ssl.keystore.location"):
         if name in how and not Path(resolve_references(how)[name]).is_file():
             raise NotHere(
-                f"{source.name}: {name} is {how[name]}, and no such file is here.",
+                f"{step.name}: {name} is {how[name]}, and no such file is here.",
                 hint="Mount the file where the pipeline is started and in its workers.",
             )
     return settings | {
-        "bootstrap_servers": source.bootstrap_servers.split(","),
+        "bootstrap_servers": step.bootstrap_servers.split(","),
         "request_timeout_ms": TIMEOUT_MS,
         "bootstrap_timeout_ms": TIMEOUT_MS,
         "reconnect_backoff_ms": RETRY_MS,
     }
 
 
-def _not_connected(source: KafkaSource, heard: _Heard, cause: BaseException) -> BeamK8sError:
+def _not_connected(step: KafkaSource | KafkaSink, heard: _Heard, cause: BaseException) -> BeamK8sError:
     """Why, as far as the client tells: after most failures it tries again, and in the end only says that time is up."""
-    servers = source.bootstrap_servers
-    protocol = source.properties.get("security.protocol", "PLAINTEXT").upper()
+    servers = step.bootstrap_servers
+    protocol = step.properties.get("security.protocol", "PLAINTEXT").upper()
     errors = [*heard.errors, cause]
     refusal = next((str(each) for each in errors if isinstance(each, _REFUSALS)), None)
     # A broker that refuses a login says why and hangs up; kafka-python 3.0 drops what comes together with the hang-up.
     if refusal or (protocol.startswith("SASL") and heard.answer and not heard.login):
         return ConfigError(
-            f"{source.name}: authentication failed, the broker at bootstrap.servers={servers} answers, but refuses the "
-            f"login with sasl.mechanism={source.properties.get('sasl.mechanism')} ({refusal or 'it hangs up'}).",
+            f"{step.name}: authentication failed, the broker at bootstrap.servers={servers} answers, but refuses the "
+            f"login with sasl.mechanism={step.properties.get('sasl.mechanism')} ({refusal or 'it hangs up'}).",
             hint="Check that the broker offers this mechanism, and user and password in sasl.jaas.config.",
         )
     reasons = "; ".join(dict.fromkeys(map(str, errors)))
     if protocol.endswith("SSL") and re.search(r"Handshake failed|\[SSL", reasons):
         return ConfigError(
-            f"{source.name}: the TLS handshake with bootstrap.servers={servers} failed ({reasons}).",
+            f"{step.name}: the TLS handshake with bootstrap.servers={servers} failed ({reasons}).",
             hint="Check that this listener speaks TLS, whom we trust (ssl.truststore.location), who we are "
             "(ssl.keystore.location), and the broker's host name (ssl.endpoint.identification.algorithm).",
         )
     return KafkaError(
-        f"{source.name}: no Kafka broker at bootstrap.servers={servers} answers over {protocol} ({reasons}).",
+        f"{step.name}: no Kafka broker at bootstrap.servers={servers} answers over {protocol} ({reasons}).",
         hint="Check the address, that the broker runs, and that its listener and security settings are meant "
         "for this network.",
     )

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.settings import Settings
 
-__all__ = ["TRANSACTION_TIMEOUT_MS", "SubmitPlan", "conflicts", "make_plan"]
-
-TRANSACTION_TIMEOUT_MS = 900_000
-"""Kafka's ``transaction.timeout.ms`` of a write that names none, as KafkaWriteSpec.java sets it: the longest that a
-broker with default settings allows."""
+__all__ = ["SubmitPlan", "conflicts", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,7 @@ def conflicts(pipeline: Any, settings: Settings) -> list[BeamK8sError]:
     for sink in graph.kafka_sinks(pipeline):
         if not sink.exactly_once:
             continue
-        limit = sink.properties.get("transaction.timeout.ms", str(TRANSACTION_TIMEOUT_MS))
+        limit = sink.transaction_timeout
         if interval == -1:
             errors.append(
                 ConfigError(
@@ -132,7 +128,7 @@ def make_plan(
     slots = settings.workers * settings.slots
     totals = {transform_id: sum(counts.values()) for transform_id, counts in partitions.items()}
     sources = tuple(
-        plan_source(source.name, source.topics, totals.get(source.transform_id), slots)
+        plan_source(source.name, source.what, totals.get(source.transform_id), slots)
         for source in graph.kafka_sources(pipeline)
     )
     unbounded = graph.is_unbounded(pipeline)

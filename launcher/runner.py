@@ -24,7 +24,7 @@ from apache_beam.transforms import environments
 from beam_k8s import graph
 from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NoPythonForm, NotHere
 from beam_k8s.launcher.autoscale import Autoscaling
-from beam_k8s.launcher.kafka_admin import check_references, partition_counts
+from beam_k8s.launcher.kafka_admin import Brokers
 from beam_k8s.launcher.plan import conflicts, make_plan
 from beam_k8s.launcher.progress import report
 from beam_k8s.launcher.result import FlinkK8sPipelineResult
@@ -79,21 +79,22 @@ class FlinkK8s(PipelineRunner):
         partitions: dict[str, Mapping[str, int]] = {}
         unknown = _UNKNOWN[settings.target]
         sources = graph.kafka_sources(pipeline)
-        for source in sources:
-            try:
-                partitions[source.transform_id] = partition_counts(source)
-            except unknown as why:
-                topics = ", ".join(source.topics)
-                report(f"warning: {source.name}: nobody looked whether {topics} can be read: {why.message}")
-            except BeamK8sError as error:
-                errors.append(error)
-        for sink in graph.kafka_sinks(pipeline):
-            try:
-                check_references(sink)
-            except unknown as why:
-                report(f"warning: {why.message}")
-            except BeamK8sError as error:
-                errors.append(error)
+        with Brokers() as brokers:
+            for source in sources:
+                try:
+                    partitions[source.transform_id] = brokers.partition_counts(source)
+                except unknown as why:
+                    report(f"warning: {source.name}: nobody looked whether {source.what} can be read: {why.message}")
+                except BeamK8sError as error:
+                    errors.append(error)
+            for sink in graph.kafka_sinks(pipeline):
+                try:
+                    brokers.check_sink(sink)
+                except unknown as why:
+                    report(f"warning: {sink.name}: nobody looked whether it can write: {why.message}")
+                except BeamK8sError as error:
+                    if error not in errors:  # as that of a source of the same broker
+                        errors.append(error)
         if errors:
             raise ConfigError.of_all(errors) if len(errors) > 1 else errors[0]
         options.view_as(StandardOptions).streaming = settings.streaming

@@ -53,6 +53,9 @@ class ConsumerRecord(Protocol):
 class Consumer(Protocol):
     """What the read needs of a client. Not thread-safe. All methods but ``close`` raise KafkaError."""
 
+    def topics(self) -> set[str]:
+        """All topics that this client may see, without Kafka's internal ones."""
+
     def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
         """All partitions of the topics; a topic that does not exist is an error."""
 
@@ -165,6 +168,11 @@ class _KafkaPythonConsumer:
 
     def _errors(self, action: str) -> contextlib.AbstractContextManager[None]:
         return _own_errors(f"Kafka at {self._servers}: {action} failed")
+
+    def topics(self) -> set[str]:
+        with self._errors("listing topics"):
+            found: set[str] = self._consumer.topics()
+        return found
 
     def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
         found: list[TopicPartition] = []

@@ -111,6 +111,9 @@ class ReadConfig:
 
     bootstrap_servers: str
     topics: tuple[str, ...]
+    """Empty if there is a pattern."""
+    topic_pattern: str | None
+    """The whole names of the topics to read match it."""
     group_id: str | None
     properties: Mapping[str, str]
     start: Start
@@ -147,6 +150,7 @@ class ReadConfig:
             {
                 "bootstrap_servers": self.bootstrap_servers,
                 "topics": list(self.topics),
+                "topic_pattern": self.topic_pattern,
                 "group_id": self.group_id,
                 "properties": dict(self.properties),
                 "start": self.start,
@@ -205,8 +209,9 @@ class WriteConfig:
 
 def read_config(
     consumer_config: Mapping[str, object],
-    topics: Sequence[str],
+    topics: Sequence[str] | None,
     *,
+    topic_pattern: str | re.Pattern[str] | None,
     start_read_time: int | None,
     start_offsets: object,
     max_num_records: int | None,
@@ -241,7 +246,16 @@ def read_config(
             f"consumer_config['auto.offset.reset'] is {reset!r}.",
             "Kafka knows 'earliest', 'latest' and 'none'.",
         )
-    checked_topics = _topics(topics, errors)
+    checked_topics: tuple[str, ...] = ()
+    pattern = None
+    if topic_pattern is not None:
+        pattern = _pattern(topic_pattern, errors)
+        if topics is not None:
+            errors.add("topics and topic_pattern are both given.", "Name the topics, or give a pattern of their names.")
+    elif topics is None:
+        errors.add("Neither topics nor topic_pattern is given.", "For example topics=['my-topic'].")
+    else:
+        checked_topics = _topics(topics, errors)
     policy = _POLICIES.get(timestamp_policy)
     if policy is None:
         errors.add(
@@ -265,8 +279,8 @@ def read_config(
         max_out_of_orderness = DEFAULT_OUT_OF_ORDERNESS_S if policy == "create_time" else 0
     _refuse_two("starts", errors, start_read_time=start_read_time, start_offsets=start_offsets)
     _refuse_two("stops", errors, stop_at=stop_at, stop_read_time=stop_read_time, stop_offsets=stop_offsets)
-    checked_start_offsets = _offsets("start_offsets", start_offsets, checked_topics, errors)
-    checked_stop_offsets = _offsets("stop_offsets", stop_offsets, checked_topics, errors)
+    checked_start_offsets = _offsets("start_offsets", start_offsets, checked_topics, pattern, errors)
+    checked_stop_offsets = _offsets("stop_offsets", stop_offsets, checked_topics, pattern, errors)
     for name, offset in checked_stop_offsets.items():
         first = checked_start_offsets.get(name, 0)
         if offset < first:
@@ -303,6 +317,7 @@ def read_config(
     config = ReadConfig(
         bootstrap_servers=servers,
         topics=checked_topics,
+        topic_pattern=pattern and pattern.pattern,
         group_id=group,
         properties=properties,
         start=start,
@@ -504,13 +519,30 @@ def _topics(topics: object, errors: _Errors, *, option: str = "topics") -> tuple
     return tuple(dict.fromkeys(names))
 
 
+def _pattern(given: object, errors: _Errors) -> re.Pattern[str] | None:
+    try:
+        # Flags would not reach Java, whose regular expressions say them inside: (?i).
+        pattern = re.compile(given) if isinstance(given, str) else None
+        if isinstance(given, re.Pattern) and given.flags == re.UNICODE:
+            pattern = given
+    except re.error as error:
+        errors.add(f"topic_pattern is {given!r}, which is no regular expression: {error}.", "For example 'orders-.*'.")
+        return None
+    if pattern is None or not isinstance(pattern.pattern, str) or not pattern.pattern:
+        errors.add(f"topic_pattern is {given!r}.", "Give a regular expression without flags, for example 'orders-.*'.")
+        return None
+    return pattern
+
+
 def _refuse_two(what: str, errors: _Errors, **options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         errors.add(f"{' and '.join(given)} are two {what} of one read.", f"Give one of {', '.join(options)}.")
 
 
-def _offsets(option: str, given: object, topics: tuple[str, ...], errors: _Errors) -> Offsets:
+def _offsets(
+    option: str, given: object, topics: tuple[str, ...], pattern: re.Pattern[str] | None, errors: _Errors
+) -> Offsets:
     """``{topic: {partition: offset}}`` or ``{(topic, partition): offset}``; empty if not given."""
     if given is None:
         return {}
@@ -528,8 +560,9 @@ def _offsets(option: str, given: object, topics: tuple[str, ...], errors: _Error
             errors.add(f"{option} has {key!r}: {value!r}.", example)
     found: Offsets = {}
     for (topic, partition), offset in sorted(flat.items(), key=repr):
-        if topic not in topics:
-            errors.add(f"{option} has the topic {topic!r}, which is not read.", "Add it to topics, or take it out.")
+        if topic not in topics and not (pattern and isinstance(topic, str) and pattern.fullmatch(topic)):
+            way_out = "Correct topic_pattern" if pattern else "Add it to topics"
+            errors.add(f"{option} has the topic {topic!r}, which is not read.", f"{way_out}, or take it out.")
             continue
         number = _whole(f"{option}: a partition of {topic}", partition, 0, errors)
         found[topic, number] = _whole(f"{option}: the offset of partition {partition} of {topic}", offset, 0, errors)

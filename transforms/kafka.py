@@ -41,6 +41,7 @@ from beam_k8s.transforms.offsets import to_micros
 from beam_k8s.transforms.serializers import deserializer, serializer
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from beam_k8s.transforms.clients import Producer, ProducerFactory
@@ -245,6 +246,11 @@ class ReadFromKafka(beam.PTransform):
             resolves: ``env:NAME`` or ``file:PATH``. What would lose or change records, or assign or commit on its own
             (auto commit, interceptors, static membership, assignors), is refused.
         topics: names of topics.
+        topic_pattern: instead of ``topics``: a regular expression that the whole name of a topic matches, in what
+            Python's and Java's syntax share. At least one topic must match at the start. On Flink, topics and
+            partitions that come later are found within a minute (``partition.discovery.interval.ms`` in
+            ``consumer_config``, as of Flink's connector) and read from their first record; other runners read what
+            is there at the start. So does a read with a stop, on all.
         key_deserializer: Java class name of a common Kafka deserializer (byte array, string, long, integer, short,
             double, float, boolean, UUID), or a Python callable ``bytes -> object``. Never called for null.
         value_deserializer: the same, for values.
@@ -293,7 +299,7 @@ class ReadFromKafka(beam.PTransform):
     def __init__(  # noqa: PLR0917 - Beam's own, by position
         self,
         consumer_config: Mapping[str, object],
-        topics: Sequence[str],
+        topics: Sequence[str] | None = None,
         key_deserializer: str | Deserializer = byte_array_deserializer,
         value_deserializer: str | Deserializer = byte_array_deserializer,
         start_read_time: int | None = None,
@@ -308,6 +314,7 @@ class ReadFromKafka(beam.PTransform):
         redistribute_num_keys: int = 0,
         allow_duplicates: bool = False,
         *,
+        topic_pattern: str | re.Pattern[str] | None = None,
         stop_at: str | None = None,
         start_offsets: Mapping[str, Mapping[int, int]] | Mapping[tuple[str, int], int] | None = None,
         stop_read_time: int | None = None,
@@ -325,6 +332,7 @@ class ReadFromKafka(beam.PTransform):
             self._config = read_config(
                 consumer_config,
                 topics,
+                topic_pattern=topic_pattern,
                 start_read_time=start_read_time,
                 start_offsets=start_offsets,
                 max_num_records=max_num_records,
@@ -396,7 +404,7 @@ class ReadFromKafka(beam.PTransform):
     def display_data(self) -> dict[str, DisplayDataItem]:
         config = self._config
         return {
-            "topics": DisplayDataItem(", ".join(config.topics), label="Topics"),
+            "topics": DisplayDataItem(config.topic_pattern or ", ".join(config.topics), label="Topics"),
             "bootstrap_servers": DisplayDataItem(config.bootstrap_servers, label="Brokers"),
             "group_id": DisplayDataItem(config.group_id, label="Consumer group").drop_if_none(),
             "timestamp_policy": DisplayDataItem(config.timestamp_policy, label="Timestamps"),

@@ -30,7 +30,7 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from beam_k8s.errors import ConfigError, KafkaError
-from beam_k8s.kafka_partitions import misplaced
+from beam_k8s.kafka_partitions import matching, misplaced
 from beam_k8s.transforms.clients import TopicPartition
 from beam_k8s.transforms.config import FRAME_BYTES
 from beam_k8s.transforms.frames import (
@@ -104,10 +104,16 @@ def read_parts(config: ReadConfig, consumer: Consumer) -> list[Part]:
     """Ask the broker where each partition of the read starts and stops.
 
     Raises:
-        KafkaError: a topic is missing or the broker does not answer.
+        KafkaError: a topic is missing, or none matches the pattern, or the broker does not answer.
         ConfigError: no committed offset where one is needed, or the user's own offsets are of no partition.
     """
-    names = consumer.partitions(config.topics)
+    topics: Sequence[str] = config.topics
+    if config.topic_pattern is not None and not (topics := matching(config.topic_pattern, consumer.topics())):
+        raise KafkaError(
+            f"Kafka at {config.bootstrap_servers} has no topic that matches {config.topic_pattern!r}.",
+            hint="Create one, or check topic_pattern and that this client may describe its topics (ACL).",
+        )
+    names = consumer.partitions(topics)
     beginning = consumer.beginning_offsets(names)
     end = consumer.end_offsets(names)
     if errors := list(misplaced(config.start_offsets, config.stop_offsets, dict(end.items()))):

@@ -134,6 +134,15 @@ def test_several_topics_are_read(kafka: Kafka) -> None:
     assert pairs(kafka.copy(read)) == {(b"a", b"1"): 1, (b"b", b"2"): 1}
 
 
+def test_topics_whose_whole_name_matches_a_pattern_are_read(kafka: Kafka, unique: str) -> None:
+    topics = {f"{unique}-eu": b"1", f"{unique}-us": b"2", f"{unique}-eu-old": b"3", f"old-{unique}-eu": b"4"}
+    kafka.broker.create_topics(dict.fromkeys(topics, 1))
+    for topic, value in topics.items():
+        kafka.broker.produce(topic, [(b"k", value)])
+    read = ReadFromKafka(kafka.earliest, topic_pattern=f"{unique}-(eu|us)", stop_at="latest")
+    assert pairs(kafka.copy(read)) == {(b"k", b"1"): 1, (b"k", b"2"): 1}
+
+
 def test_a_topic_without_records_ends_at_once(kafka: Kafka) -> None:
     read = ReadFromKafka(kafka.earliest, [kafka.topic(3)], stop_at="latest")
     assert kafka.copy(read) == []
@@ -535,6 +544,11 @@ def test_metrics_are_the_same_everywhere(kafka: Kafka) -> None:
 def test_a_missing_topic_is_named(kafka: Kafka, unique: str) -> None:
     with pytest.raises(Exception, match=f"has no topic {unique}|topic {unique} does not exist"):
         kafka.copy(ReadFromKafka(kafka.earliest, [unique], stop_at="latest"))
+
+
+def test_a_pattern_without_a_topic_is_named(kafka: Kafka, unique: str) -> None:
+    with pytest.raises(Exception, match=f"no topic .*match.*{unique}"):
+        kafka.copy(ReadFromKafka(kafka.earliest, topic_pattern=f"{unique}.+", stop_at="latest"))
 
 
 @pytest.mark.usefixtures("failures_are_told")

@@ -50,15 +50,17 @@ def test_ends_follow_a_topic_that_grows_and_goes_and_a_broker_that_goes_and_come
     with KafkaBroker(tmp_path) as broker:
         broker.create_topics({"words": 1, "names": 1})
         ends = EndOffsets(KafkaSource("", "Read", broker.bootstrap_servers, ("words", "names"), {}))
+        matching = EndOffsets(KafkaSource("", "Read", broker.bootstrap_servers, (), {}, pattern="words|na.*"))
         try:
             broker.produce("words", [(None, b"one"), (None, b"two")])
-            assert ends.now() == {("words", 0): 2, ("names", 0): 0}
+            assert ends.now() == matching.now() == {("words", 0): 2, ("names", 0): 0}
             with broker.admin() as admin:
                 admin.create_partitions({"words": 2})
                 admin.delete_topics(["names"])
             found = ends.now()
             while found != {("words", 0): 2, ("words", 1): 0}:
                 found = ends.now()
+            assert matching.now() == found
             broker.kill()
             with pytest.raises(KafkaError, match=r"Read: no Kafka broker at bootstrap\.servers="):
                 ends.now()
@@ -66,3 +68,4 @@ def test_ends_follow_a_topic_that_grows_and_goes_and_a_broker_that_goes_and_come
             assert ends.now() == found
         finally:
             ends.close()
+            matching.close()

@@ -23,6 +23,18 @@ READ = """
         with beam.Pipeline(argv=sys.argv[3:]) as p:
             p | ReadFromKafka({"bootstrap.servers": broker, "group.id": "g"}, topics) | beam.Map(print)
 """
+COPY = """
+    import sys
+    import apache_beam as beam
+    from beam_k8s import ReadFromKafka, WriteToKafka
+
+    if __name__ == "__main__":
+        broker, topics, sinks = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split(",")
+        with beam.Pipeline(argv=sys.argv[4:]) as p:
+            records = p | ReadFromKafka({"bootstrap.servers": broker, "group.id": "g"}, topics)
+            for sink in sinks:
+                records | sink >> WriteToKafka({"bootstrap.servers": broker}, sink, delivery_guarantee="exactly_once")
+"""
 CREATE = """
     import sys
     import apache_beam as beam
@@ -68,27 +80,38 @@ def test_all_missing_topics_are_named(refused, broker):
     assert "topic nosuch2 does not exist" in output
 
 
-def test_no_permission_to_a_topic(refused, tmp_path_factory):
-    authorizer = {
+def test_what_the_broker_would_not_allow_is_told_at_once(refused, tmp_path_factory):
+    properties = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
+        "transaction.max.timeout.ms": "600000",
     }
-    with KafkaBroker(tmp_path_factory.mktemp("broker"), properties=authorizer) as broker:
-        broker.create_topics({"salaries": 1})
+    with KafkaBroker(tmp_path_factory.mktemp("broker"), properties=properties) as broker:
+        broker.create_topics({"salaries": 1, "hidden": 1, "sealed": 1})
         with broker.admin() as admin:
             admin.create_acls(
                 [
                     ACL(
                         principal="User:ANONYMOUS",
                         host="*",
-                        operation=ACLOperation.ALL,
-                        permission_type=ACLPermissionType.DENY,
-                        resource_pattern=ResourcePattern(ResourceType.TOPIC, "salaries"),
+                        operation=operation,
+                        permission_type=permission,
+                        resource_pattern=ResourcePattern(ResourceType.TOPIC, topic),
+                    )
+                    for topic, operation, permission in (
+                        ("salaries", ACLOperation.DESCRIBE, ACLPermissionType.ALLOW),
+                        ("hidden", ACLOperation.ALL, ACLPermissionType.DENY),
+                        ("sealed", ACLOperation.READ, ACLPermissionType.ALLOW),
                     )
                 ]
             )
-        output = refused(READ, broker.bootstrap_servers, "salaries", *FLAGS)
+        output = refused(COPY, broker.bootstrap_servers, "salaries,hidden", "sealed,nosuch", *FLAGS)
     assert "no permission to read topic salaries" in output
+    assert "no permission to read topic hidden" in output
+    assert "no permission to write topic sealed" in output
+    assert "topic nosuch does not exist" in output
+    assert "transaction.timeout.ms=900000" in output
+    assert "transaction.max.timeout.ms=600000" in output
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import textwrap
 import pytest
 
 from beam_k8s.errors import ConfigError, NoPythonForm
-from beam_k8s.graph import KafkaSource
-from beam_k8s.launcher.kafka_admin import check_references, partition_counts
+from beam_k8s.graph import KafkaSink, KafkaSource
+from beam_k8s.launcher.kafka_admin import Brokers
 from tests.cluster.kafka import KafkaBroker
 from tests.cluster.launch import Launch
 
@@ -61,6 +61,11 @@ def source(broker, mechanism, login, **properties):
     )
 
 
+def partition_counts(step):
+    with Brokers() as brokers:
+        return brokers.partition_counts(step)
+
+
 @pytest.mark.parametrize(("mechanism", "login"), [("PLAIN", PLAIN), ("SCRAM-SHA-512", SCRAM)])
 def test_topics_are_looked_at_behind_a_login(secured, mechanism, login, monkeypatch, tmp_path):
     monkeypatch.setenv("KAFKA_LOGIN", login)
@@ -91,9 +96,12 @@ def test_a_listener_that_speaks_no_tls_is_told_from_a_broker_that_does_not_answe
 def test_a_reference_that_is_not_there_names_property_and_way_out(secured, monkeypatch):
     monkeypatch.delenv("KAFKA_LOGIN", raising=False)
     step = source(secured, "PLAIN", "env:KAFKA_LOGIN")
-    for check in (partition_counts, check_references):
-        with pytest.raises(ConfigError, match=r"Read: Kafka property sasl\.jaas\.config refers to env:KAFKA_LOGIN"):
-            check(step)
+    sink = KafkaSink("Read", step.bootstrap_servers, "words", step.properties, exactly_once=False)
+    missing_login = r"Read: Kafka property sasl\.jaas\.config refers to env:KAFKA_LOGIN"
+    with pytest.raises(ConfigError, match=missing_login):
+        partition_counts(step)
+    with pytest.raises(ConfigError, match=missing_login), Brokers() as brokers:
+        brokers.check_sink(sink)
     missing = {"ssl.truststore.location": "/no/ca.pem", "ssl.truststore.type": "PEM"}
     with pytest.raises(ConfigError, match=r"ssl\.truststore\.location is /no/ca\.pem, and no such file"):
         partition_counts(source(secured, "PLAIN", PLAIN, **missing))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 import struct
 import uuid
 from typing import Any
@@ -46,9 +47,10 @@ def test_beams_arguments_are_ours_by_name_order_and_default(name: str) -> None:
     theirs = inspect.signature(getattr(beams, name)).parameters
     positional = [p for p in ours.values() if p.kind is not p.KEYWORD_ONLY]
     assert [p.name for p in positional] == list(theirs)
-    # Ours may do without a topic: then the records name theirs.
-    assert [p.default for p in positional if p.name != "topic"] == [
-        p.default for p in theirs.values() if p.name != "topic"
+    # Ours may do without: the records to write name their topic, those to read come from all that match a pattern.
+    without = {"topic", "topics"}
+    assert [p.default for p in positional if p.name not in without] == [
+        p.default for p in theirs.values() if p.name not in without
     ]
 
 
@@ -68,6 +70,7 @@ def test_the_payload_of_a_plain_read() -> None:
     assert payload_of(read) == {
         "bootstrap_servers": "localhost:9092",
         "topics": ["a", "b"],
+        "topic_pattern": None,
         "group_id": "g",
         "properties": {"auto.offset.reset": "earliest", "max.poll.records": "5000"},
         "start": "committed",
@@ -81,6 +84,13 @@ def test_the_payload_of_a_plain_read() -> None:
         "with_metadata": False,
         "frame_records": 500,
     }
+
+
+@pytest.mark.parametrize("pattern", ["orders-.*", re.compile("orders-.*")])
+def test_the_payload_of_a_read_by_pattern(pattern: str | re.Pattern[str]) -> None:
+    payload = payload_of(ReadFromKafka(SERVERS, topic_pattern=pattern, start_offsets={"orders-eu": {0: 5}}))
+    assert (payload["topics"], payload["topic_pattern"]) == ([], "orders-.*")
+    assert payload["start_offsets"] == [["orders-eu", 0, 5]]
 
 
 def test_the_payload_says_what_was_asked_for() -> None:
@@ -180,7 +190,13 @@ def test_a_read_is_bounded_only_if_it_stops() -> None:
         (SERVERS, [], {}, "topics is empty"),
         (SERVERS, "a", {}, r"topics=\['a'\]"),
         (SERVERS, ["a b"], {}, "'a b'"),
-        (SERVERS, None, {}, "list of topic names"),
+        (SERVERS, 7, {}, "list of topic names"),
+        (SERVERS, None, {}, "Neither topics nor topic_pattern"),
+        (SERVERS, ["a"], {"topic_pattern": "a.*"}, "both given"),
+        (SERVERS, None, {"topic_pattern": "a("}, r"'a\(', which is no regular expression"),
+        (SERVERS, None, {"topic_pattern": re.compile("a", re.IGNORECASE)}, "without flags"),
+        (SERVERS, None, {"topic_pattern": ""}, "topic_pattern is ''"),
+        (SERVERS, None, {"topic_pattern": "a.", "start_offsets": {"abc": {0: 1}}}, "'abc', which is not read"),
         (SERVERS, ["a"], {"timestamp_policy": "Arrival"}, r"one of \[ProcessingTime"),
         (SERVERS | {"enable.auto.commit": True}, ["a"], {}, "lost"),
         (SERVERS | {"enable.auto.commit": "true"}, ["a"], {}, "commit_offset_in_finalize=True"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_k8s import graph
-from beam_k8s.launcher.plan import TRANSACTION_TIMEOUT_MS, conflicts, make_plan
+from beam_k8s.launcher.plan import conflicts, make_plan
 from beam_k8s.parallelism import plan_source
 from beam_k8s.settings import resolve
 from beam_k8s.transforms import ReadFromKafka, WriteToKafka
@@ -124,7 +124,7 @@ def test_a_plan_says_how_it_is_scaled_and_where_that_ends():
 
 def test_the_writer_has_the_transaction_timeout_that_the_plan_reckons_with():
     source = ROOT / "images/runner/src/main/java/org/beamk8s/runner/kafka/KafkaWriteSpec.java"
-    assert f'TRANSACTION_TIMEOUT_MS = "{TRANSACTION_TIMEOUT_MS}"' in source.read_text()
+    assert f'TRANSACTION_TIMEOUT_MS = "{graph.TRANSACTION_TIMEOUT_MS}"' in source.read_text()
 
 
 def test_an_unbounded_read_makes_the_job_stream():
@@ -146,7 +146,7 @@ def test_a_printed_plan_shows_no_value_of_an_option_and_no_secret_of_flinks():
 
 @given(st.integers(1, 1000), st.integers(1, 1000))
 def test_a_source_uses_as_many_subtasks_as_can_have_a_partition(partitions, slots):
-    source = plan_source("s", ("t",), partitions, slots)
+    source = plan_source("s", "t", partitions, slots)
     assert source.parallelism + source.idle_slots == slots
     assert 1 <= source.parallelism <= partitions
     assert source.idle_slots == 0 or source.parallelism == partitions

@@ -7,6 +7,7 @@ import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
 import java.util.TreeMap;
+import java.util.regex.Pattern;
 import org.apache.flink.connector.kafka.source.KafkaSource;
 import org.apache.flink.connector.kafka.source.KafkaSourceBuilder;
 import org.apache.flink.connector.kafka.source.KafkaSourceOptions;
@@ -27,6 +28,7 @@ public final class KafkaReadSpec implements Serializable {
       Set.of(
           "bootstrap_servers",
           "topics",
+          "topic_pattern",
           "group_id",
           "properties",
           "start",
@@ -50,6 +52,10 @@ public final class KafkaReadSpec implements Serializable {
   private static final String TIMESTAMP_MS = "timestamp_ms";
 
   private final List<String> topics;
+
+  /** Null if the topics are named. */
+  private final Pattern topicPattern;
+
   private final TreeMap<String, String> properties;
   private final String start;
   private final long startTimestamp;
@@ -65,7 +71,9 @@ public final class KafkaReadSpec implements Serializable {
   private final int maxParallelism;
 
   private KafkaReadSpec(Json json) {
-    topics = json.strings("topics");
+    String pattern = json.stringOrNull("topic_pattern");
+    topicPattern = pattern == null ? null : Pattern.compile(pattern);
+    topics = pattern == null ? json.strings("topics") : List.of();
     start = json.isNumberIn("start", TIMESTAMP_MS) ? TIMESTAMP : json.string("start");
     startTimestamp = json.node("start").path(TIMESTAMP_MS).asLong();
     startOffsets = json.offsets("start_offsets");
@@ -160,10 +168,14 @@ public final class KafkaReadSpec implements Serializable {
     KafkaSourceBuilder<byte[]> builder =
         KafkaSource.<byte[]>builder()
             .setProperties(resolved)
-            .setTopics(topics)
             .setStartingOffsets(asSeen(startingOffsets(), resolved))
             .setDeserializer(
                 KafkaRecordDeserializationSchema.valueOnly(ByteArrayDeserializer.class));
+    if (topicPattern == null) {
+      builder.setTopics(topics);
+    } else {
+      builder.setTopicPattern(topicPattern);
+    }
     return (bounded() ? builder.setBounded(asSeen(stoppingOffsets(), resolved)) : builder).build();
   }
 

@@ -97,6 +97,14 @@ public class SpecsTest {
   }
 
   @Test
+  public void aPatternNeedsNoNames() {
+    KafkaReadSpec.parse(readSpec("'topics': [], 'topic_pattern': 'orders-.*'")).source("Read");
+    assertThrows(
+        IllegalArgumentException.class,
+        () -> KafkaReadSpec.parse(readSpec("'topics': [], 'topic_pattern': 'a('")));
+  }
+
+  @Test
   public void aTimestampAndAnEndAreUnderstood() {
     assertFalse(KafkaReadSpec.parse(readSpec("'start': {'timestamp_ms': 5}")).bounded());
     assertTrue(KafkaReadSpec.parse(readSpec("'stop': 'latest'")).bounded());

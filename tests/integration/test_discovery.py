@@ -1,0 +1,49 @@
+"""Topics that match a pattern, and partitions, that come while a job runs."""
+
+import time
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_k8s import ReadFromKafka, WriteToKafka
+
+FOR_S = 120
+
+
+def test_a_new_topic_and_a_new_partition_are_read_from_their_first_record(session_cluster, broker, topic, unique):
+    sink = topic(1, label="sink")
+    old, new = f"{unique}-old", f"{unique}-new"
+    broker.create_topics({old: 1})
+    broker.produce(old, [(None, b"before")])
+    servers = {"bootstrap.servers": broker.bootstrap_servers}
+    often = {"partition.discovery.interval.ms": "200", "auto.offset.reset": "latest"}
+    flags = ["--runner=FlinkK8s", "--k8s_target=local", f"--flink_master={session_cluster.address}"]
+    pipeline = beam.Pipeline(options=PipelineOptions([*flags, "--parallelism=1", "--checkpointing_interval=300"]))
+    read = pipeline | ReadFromKafka(servers | often, topic_pattern=f"{unique}-(old|new)", with_metadata=True)
+    (
+        read
+        | beam.Map(lambda record: (record.topic.encode(), b"%d %s" % (record.partition, record.value)))
+        | WriteToKafka(servers, sink)
+    )
+    result = pipeline.run()
+    try:
+        number = 0
+        while not broker.read_topic(sink):  # the job starts at the end, wherever that is when it starts
+            broker.produce(old, [(None, b"%d" % number)])
+            number += 1
+            time.sleep(0.5)
+        broker.create_topics({new: 1, f"{unique}-other": 1})
+        broker.produce(new, [(None, b"first")])
+        broker.produce(f"{unique}-other", [(None, b"never")])
+        with broker.admin() as admin:
+            admin.create_partitions({old: 2})
+        broker.produce(old, [(None, b"first", {"partition": 1})])
+        wanted = {(new.encode(), b"0 first"), (old.encode(), b"1 first")}
+        deadline = time.monotonic() + FOR_S
+        while not wanted <= (read_so_far := {(each.key, each.value) for each in broker.read_topic(sink)}):
+            assert time.monotonic() < deadline, read_so_far
+            assert result.state == "RUNNING"
+            time.sleep(0.2)
+        assert {key for key, _ in read_so_far} == {new.encode(), old.encode()}
+    finally:
+        result.cancel()
