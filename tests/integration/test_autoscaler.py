@@ -10,13 +10,12 @@ from tests.cluster.exact import PARTITIONS, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import KafkaBroker
 
 
-@pytest.mark.slow  # once of four runs the last output did not become visible after the scale-down: not explained yet
 def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     source, sink = topic(PARTITIONS, label="exact"), topic(2, label="sink")
     flags = ["--k8s_autoscaler_mode=on", "--max_num_workers=2", "--k8s_task_slots=1"]
     fast = ("interval=1", "window=6", "settle=3", "backlog_slo=5", "calm=1", "recover=30")
-    producer = Producer(broker, source, rate=250)
+    producer = Producer(broker, source, rate=0)
     job = ExactJob(
         broker,
         source,
@@ -27,6 +26,8 @@ def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path,
         step=SlowCount(work=0.01),
     )
     try:
+        job.await_parallelism(1)
+        producer.rate = 250
         job.await_parallelism(2)
         workers = job.job.workers()
         assert workers.load().target == 2

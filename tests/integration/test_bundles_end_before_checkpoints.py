@@ -83,11 +83,10 @@ def test_an_idle_source_gives_out_its_last_records(start, broker, topic, finish)
     ):
         assert result.wait_until_finish(duration=200) is None
     await_checkpoints(result, 6)
-    assert out() == (RECORDS if finish else 0)
+    assert (out() == RECORDS) == finish
 
 
-@beams_default
-def test_no_result_of_a_bundle_comes_after_the_watermark(start, broker, topic, finish):
+def test_no_result_of_a_bundle_comes_after_the_watermark(start, broker, topic):
     source = topic(1, label="source")
     broker.produce(source, [(b"k", b"v", {"timestamp_ms": second * 1000}) for second in range(RECORDS)])
 
@@ -105,7 +104,7 @@ def test_no_result_of_a_bundle_comes_after_the_watermark(start, broker, topic, f
             | beam.MapTuple(lambda key, values: (key, b"%d" % len(list(values)))).with_output_types(tuple[bytes, bytes])
         )
 
-    result, out = start(build, finish=finish)
+    result, out = start(build, finish=True)
 
     def count(name):
         return sum(each.result for each in result.metrics().query(MetricsFilter().with_name(name))["counters"])
@@ -114,17 +113,12 @@ def test_no_result_of_a_bundle_comes_after_the_watermark(start, broker, topic, f
         assert result.wait_until_finish(duration=200) is None
     await_checkpoints(result, 2)
     broker.produce(source, [(b"k", b"v", {"timestamp_ms": RECORDS * 2000})])  # lets out what is kept back
-    if finish:
-        while out() < RECORDS:
-            assert result.wait_until_finish(duration=200) is None
-        assert count("droppedDueToLateness") == 0
-    else:
-        while count("droppedDueToLateness") < RECORDS * 9 // 10:
-            assert result.wait_until_finish(duration=200) is None
+    while out() < RECORDS:
+        assert result.wait_until_finish(duration=200) is None
+    assert count("droppedDueToLateness") == 0
 
 
-@beams_default
-def test_a_job_that_begins_with_create_starts(start, finish):
+def test_a_job_that_begins_with_create_starts(start):
     def build(pipeline):
         pipeline | PeriodicImpulse(start_timestamp=4e9, fire_interval=1) | beam.Map(print)  # keeps the job alive
         return (
@@ -133,9 +127,8 @@ def test_a_job_that_begins_with_create_starts(start, finish):
             | beam.Map(lambda n: (b"k", b"%d" % n)).with_output_types(tuple[bytes, bytes])
         )
 
-    result, out = start(build, finish=finish)
+    result, out = start(build, finish=True)
     await_checkpoints(result, 8)
-    if finish:
-        while out() < RECORDS:
-            assert result.wait_until_finish(duration=200) is None
-    assert out() == (RECORDS if finish else 0)
+    while out() < RECORDS:
+        assert result.wait_until_finish(duration=200) is None
+    assert out() == RECORDS

@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 
-from tests.cluster.exact import PARTITIONS, ExactJob, Producer
+from tests.cluster.exact import PARTITIONS, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import KafkaBroker
 
 RATE = 300
@@ -49,6 +49,21 @@ def finish(job, producer):
     produced = producer.stop()
     job.await_output(produced)
     assert not job.verdict(produced)
+
+
+def test_a_slow_step_behind_a_backlog_does_not_hold_checkpoints_up(broker, topic, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    source, sink, records = topic(PARTITIONS, label="exact"), topic(2, label="sink"), 5000
+    broker.produce(source, [(b"key-%d" % (n % 40), b"x" * 1000, {"partition": n % PARTITIONS}) for n in range(records)])
+    # Two subtasks of 20 records a second: a bundle of all that is there would take two minutes.
+    job = ExactJob(broker, source, sink, tmp_path / "storage", step=SlowCount(work=0, wait=0.05))
+    try:
+        job.await_that(lambda: broker.read_topic(sink), seconds=60)
+        first = len(broker.read_topic(sink))
+        job.await_checkpoints(3)
+        assert first < len(broker.read_topic(sink)) < records
+    finally:
+        job.result.cancel()
 
 
 def kill(job, victim, chance):

@@ -13,8 +13,8 @@ import org.apache.flink.streaming.api.transformations.TwoInputTransformation;
 
 /**
  * Mends Beam's streaming operators where Beam 2.62 leaves no other way in: between the translation
- * of the pipeline and its execution. What is mended, and why, stands in {@link IdleAfterBundles}
- * and {@link SideInputCoders}.
+ * of the pipeline and its execution. What is mended, and why, stands in {@link IdleAfterBundles},
+ * {@link BundleSize} and {@link SideInputCoders}.
  */
 final class BeamOperators {
   private BeamOperators() {}

@@ -23,6 +23,8 @@ import org.apache.flink.util.OutputTag;
  * to come: these are late, and windows drop them without a word. So each of Beam's operators gets an
  * output that forwards IDLE only when no bundle is open and no watermark is held; until then it looks
  * again in short intervals. ACTIVE passes at once and recalls an IDLE that waits.
+ *
+ * <p>And its bundles are metered, see {@link BundleSize}.
  */
 final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
   private static final long serialVersionUID = 1L;
@@ -41,8 +43,12 @@ final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
   public <O extends StreamOperator<T>> O createStreamOperator(
       StreamOperatorParameters<T> parameters) {
     ProcessingTimeService time = parameters.getProcessingTimeService();
-    Output<StreamRecord<T>> output =
-        new PatientOutput<>(parameters.getOutput(), time, (DoFnOperator<?, ?>) getOperator());
+    DoFnOperator<?, ?> operator = (DoFnOperator<?, ?>) getOperator();
+    BundleSize size = MeteredBundles.begin(operator);
+    // Timers fire between elements, so after the operator has opened.
+    time.registerTimer(
+        time.getCurrentProcessingTime(), timestamp -> MeteredBundles.attach(operator, size));
+    Output<StreamRecord<T>> output = new PatientOutput<>(parameters.getOutput(), time, operator);
     return super.createStreamOperator(
         new StreamOperatorParameters<>(
             parameters.getContainingTask(),

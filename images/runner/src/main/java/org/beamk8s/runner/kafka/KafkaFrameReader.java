@@ -47,6 +47,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   private final FetchLog log;
   private final PartitionWatermarks<TopicPartition> watermarks;
   private final ReadFrame frame;
+  private final FrameSize size;
   private final Collector collector = new Collector();
   private final WakeUpTimer timer = new WakeUpTimer();
 
@@ -62,6 +63,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   /** {@code records} makes the reader of single records, which writes the given log. */
   KafkaFrameReader(
       KafkaReadSpec spec,
+      FrameSize size,
       SourceReaderContext context,
       Clock clock,
       Function<FetchLog, SourceReader<ConsumerRecord<byte[], byte[]>, KafkaPartitionSplit>>
@@ -71,7 +73,8 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     this.clock = clock;
     this.log = new FetchLog(clock, this::onBatchEmitted);
     this.watermarks = new PartitionWatermarks<>(spec.maxOutOfOrdernessMs(), spec.idleTimeoutMs());
-    this.frame = new ReadFrame(spec.withMetadata(), spec.frameRecords());
+    this.frame = new ReadFrame(spec.withMetadata());
+    this.size = size;
     this.records = records.apply(log);
   }
 
@@ -87,7 +90,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     InputStatus status;
     do {
       status = records.pollNext(collector);
-    } while (!frame.isFull() && mayHaveMore(status));
+    } while (!frame.isFull(size.records()) && mayHaveMore(status));
 
     // The connector says "nothing" after a batch without records even if another one waits.
     boolean more = mayHaveMore(status);
@@ -152,6 +155,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
         frame.hasRecords()
             ? frame.leastTimestamp()
             : Math.max(currentWatermark() + 1, BoundedWindow.TIMESTAMP_MIN_VALUE.getMillis());
+    size.emitted(frame.records(), clock.relativeTimeMillis());
     byte[] bytes = frame.take(this::backlog);
     output.markActive(); // before the records: an idle channel's records may count as late
     output.collect(

@@ -52,7 +52,11 @@ public final class KafkaFrameSource
       SourceReaderContext context) {
     Properties properties = spec.resolvedProperties(name);
     return new KafkaFrameReader(
-        spec, context, SystemClock.getInstance(), log -> recordReader(properties, context, log));
+        spec,
+        new FrameSize(spec.frameRecords()),
+        context,
+        SystemClock.getInstance(),
+        log -> recordReader(properties, context, log));
   }
 
   /** Wired as {@code KafkaSource.createReader} does, so that its metrics are the usual ones. */

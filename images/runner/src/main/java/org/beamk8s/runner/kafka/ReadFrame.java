@@ -39,16 +39,14 @@ final class ReadFrame {
   private static final int NULL = -1;
 
   private final boolean withMetadata;
-  private final int fullRecords;
   private final Map<Segment, Segment> segments = new LinkedHashMap<>();
   private Segment current;
   private int records;
   private long bytes;
   private long leastTimestamp = Long.MAX_VALUE;
 
-  ReadFrame(boolean withMetadata, int fullRecords) {
+  ReadFrame(boolean withMetadata) {
     this.withMetadata = withMetadata;
-    this.fullRecords = fullRecords;
   }
 
   void add(TopicPartition partition, ConsumerRecord<byte[], byte[]> record, long timestamp) {
@@ -69,8 +67,12 @@ final class ReadFrame {
     segments.put(segment, segment);
   }
 
-  boolean isFull() {
-    return records >= fullRecords || bytes >= FULL_BYTES;
+  boolean isFull(int most) {
+    return records >= most || bytes >= FULL_BYTES;
+  }
+
+  int records() {
+    return records;
   }
 
   boolean hasRecords() {

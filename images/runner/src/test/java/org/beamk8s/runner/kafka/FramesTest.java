@@ -28,7 +28,7 @@ public class FramesTest {
   /** The bytes themselves, as the Python side must read exactly these. */
   @Test
   public void aReadFrameIsLaidOutAsAgreed() {
-    ReadFrame frame = new ReadFrame(false, 10);
+    ReadFrame frame = new ReadFrame(false);
     frame.add(A, record(A, 7, 1000, TimestampType.CREATE_TIME, "k", null), 1000);
     frame.add(A, record(A, 8, 900, TimestampType.CREATE_TIME, null, "val"), 900);
     frame.addBacklog(B);
@@ -53,7 +53,7 @@ public class FramesTest {
         record(B, 7, 1000, TimestampType.LOG_APPEND_TIME, "k", "v");
     record.headers().add("h", bytes("x"));
     record.headers().add("n", null);
-    ReadFrame frame = new ReadFrame(true, 10);
+    ReadFrame frame = new ReadFrame(true);
     frame.add(B, record, 2000);
     assertEquals(
         "01" + "01" + "00000001"
@@ -67,7 +67,7 @@ public class FramesTest {
 
   @Test
   public void recordsOfAPartitionStandTogetherUnlessTheirTimestampTypeChanged() {
-    ReadFrame frame = new ReadFrame(false, 10);
+    ReadFrame frame = new ReadFrame(false);
     frame.add(A, record(A, 1, 1), 1);
     frame.add(B, record(B, 1, 1), 1);
     frame.add(A, record(A, 2, 1), 1);
@@ -86,14 +86,14 @@ public class FramesTest {
 
   @Test
   public void aFrameIsFullByRecordsOrByBytes() {
-    ReadFrame two = new ReadFrame(false, 2);
+    ReadFrame two = new ReadFrame(false);
     two.add(A, record(A, 1, 1), 1);
-    assertFalse(two.isFull());
+    assertFalse(two.isFull(2));
     two.add(A, record(A, 2, 1), 1);
-    assertTrue(two.isFull());
-    ReadFrame big = new ReadFrame(false, 1000);
+    assertTrue(two.isFull(2));
+    ReadFrame big = new ReadFrame(false);
     big.add(A, record(A, 1, 1, TimestampType.CREATE_TIME, null, "x".repeat(1 << 20)), 1);
-    assertTrue(big.isFull());
+    assertTrue(big.isFull(1000));
   }
 
   @Test

@@ -270,9 +270,18 @@ public class KafkaFrameReaderTest {
 
   /** It does not know yet that it has all its partitions. */
   private KafkaFrameReader newReader(String changes, TopicPartition... partitions) {
+    KafkaReadSpec spec = KafkaReadSpec.parse(readSpec(changes));
+    FrameSize full =
+        new FrameSize(spec.frameRecords()) {
+          @Override
+          int records() {
+            return spec.frameRecords();
+          }
+        };
     KafkaFrameReader reader =
         new KafkaFrameReader(
-            KafkaReadSpec.parse(readSpec(changes)),
+            spec,
+            full,
             context(),
             clock,
             log -> records = new ScriptedReader(log));
