@@ -8,6 +8,7 @@ from beam_k8s.errors import ConfigError
 
 __all__ = [
     "AUTOSCALER_ANNOTATION",
+    "FROZEN_ANNOTATION",
     "INSTANCE_LABEL",
     "JOB_ID_LABEL",
     "JOB_SELECTOR",
@@ -15,6 +16,7 @@ __all__ = [
     "MAX_JOB_NAME",
     "NAME_LABEL",
     "OUT_OF_MEMORY",
+    "SCALED_ANNOTATION",
     "TENANT_LABEL",
     "VERSION_LABEL",
     "WORKER_LINE",
@@ -27,6 +29,10 @@ __all__ = [
 
 AUTOSCALER_ANNOTATION = "beam-k8s/autoscaler"
 """Of a FlinkDeployment: what its autoscaler has done and learned, as JSON."""
+SCALED_ANNOTATION = "beam-k8s/autoscaler-job"
+"""Of a FlinkDeployment: how it is to be scaled, as JSON; see ``launcher.scaled_job``."""
+FROZEN_ANNOTATION = "beam-k8s/autoscaler-frozen"
+"""Of a FlinkDeployment: ``true`` as long as no autoscaler may change its workers."""
 
 MAX_JOB_NAME = 45
 """Longest job name in characters. The operator and Flink append suffixes such as ``-taskmanager-1-1`` to it, and

@@ -386,7 +386,7 @@ def _of_autoscaler(settings: Settings, autoscaler: AutoscalerSettings) -> list[B
         errors.append(
             ConfigError(f"{flag}: workers of --flink_master={settings.flink_master} are not ours.", hint=hint)
         )
-    if settings.detach:
+    if settings.detach and settings.target == "local":
         hint = "Leave --k8s_detach out, or run `beam-k8s scale` where the load changes."
         errors.append(
             ConfigError(f"{flag}: the autoscaler ends with the launcher, and --k8s_detach ends it.", hint=hint)

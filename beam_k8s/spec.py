@@ -111,6 +111,8 @@ class DeploymentRequest:
     """PersistentVolumeClaim mounted at the path of a ``file://`` storage."""
     tenant: str = ""
     """Whom the job belongs to; a label."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Of the FlinkDeployment."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """The user's own, on the FlinkDeployment, the Secret and the pods."""
     cpu: float | None = None
@@ -158,7 +160,12 @@ def build_deployment(settings: Settings, request: DeploymentRequest) -> Manifest
         labels[names.TENANT_LABEL] = request.tenant
     secret = f"{settings.job_name}-options"
     deployment = FlinkDeployment(
-        metadata=ObjectMeta(name=settings.job_name, namespace=request.namespace, labels=labels),
+        metadata=ObjectMeta(
+            name=settings.job_name,
+            namespace=request.namespace,
+            labels=labels,
+            annotations=dict(request.annotations) or None,
+        ),
         spec=_spec(settings, request, _pod_template(labels, secret, settings.secrets, _claim_mount(settings, request))),
     )
     options = {

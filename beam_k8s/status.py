@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from beam_k8s.names import JOB_ID_LABEL, JOB_SELECTOR, TENANT_LABEL
+from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR, SCALED_ANNOTATION, TENANT_LABEL
 from beam_k8s.states import deployment_state
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ class JobStatus:
     """TaskManagers that the operator counts."""
     slots: int
     """Of each TaskManager."""
+    worker_cpu: float
+    """VCPUs of each TaskManager."""
+    scaled: str
+    """How an autoscaler is to scale it: the annotation's text; empty: none is to."""
+    frozen: bool
+    """No autoscaler may change it now."""
     image: str
     tenant: str
     created: str
@@ -71,7 +77,7 @@ def job_status(deployment: Mapping[str, Any]) -> JobStatus:
         deployment: the object as the API server gives it.
     """
     metadata, spec, status = deployment["metadata"], deployment.get("spec") or {}, deployment.get("status") or {}
-    labels = metadata.get("labels") or {}
+    labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
     job = status.get("jobStatus") or {}
     lifecycle = status.get("lifecycleState") or ""
     if "deletionTimestamp" in metadata:
@@ -95,6 +101,9 @@ def job_status(deployment: Mapping[str, Any]) -> JobStatus:
         workers=workers.get("replicas") or 0,
         ready_workers=(status.get("taskManager") or {}).get("replicas") or 0,
         slots=int(conf.get("taskmanager.numberOfTaskSlots", 1)),
+        worker_cpu=float((workers.get("resource") or {}).get("cpu") or 1),
+        scaled=notes.get(SCALED_ANNOTATION, ""),
+        frozen=notes.get(FROZEN_ANNOTATION) == "true",
         image=spec.get("image") or "",
         tenant=labels.get(TENANT_LABEL, ""),
         created=metadata.get("creationTimestamp") or "",

@@ -20,7 +20,9 @@ import tempfile
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s import names
@@ -33,7 +35,7 @@ from tests.cluster import parts
 from tests.cluster.api_server import ApiServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 GOAL_STATUS = 5.0
 """Milliseconds of a status from the cache."""
@@ -51,7 +53,7 @@ print(len(jobs), time.monotonic() - begin, time.process_time() - cpu)
 """
 
 
-def deployment(number: int) -> dict[str, Any]:
+def deployment(number: int, annotations: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """A job as the launcher writes it, and its status as the operator does."""
     settings = Settings(
         job_name=f"job-{number:05}", streaming=True, storage="s3://bucket/jobs", image_repository="registry.test/jobs"
@@ -62,6 +64,7 @@ def deployment(number: int) -> dict[str, Any]:
         image=f"registry.test/jobs@sha256:{number:064x}",
         flink_conf={},
         options="{}",
+        annotations=annotations,
     )
     body = build_deployment(settings, request).deployment.document()
     copy = json.dumps({"spec": body["spec"], "resource_metadata": {"firstDeployment": False}})
@@ -74,6 +77,12 @@ def deployment(number: int) -> dict[str, Any]:
         "taskManager": {"labelSelector": "component=taskmanager", "replicas": 1},
     }
     return body
+
+
+def create(kube: Kube, body: dict[str, Any]) -> None:
+    """Make such a job."""
+    kube.create(DEPLOYMENTS, NAMESPACE, body)
+    kube.patch(DEPLOYMENTS, NAMESPACE, body["metadata"]["name"], {"status": body["status"]}, subresource="status")
 
 
 def milliseconds(call: Callable[[int], object], numbers: list[int]) -> list[float]:
@@ -135,14 +144,8 @@ def main() -> None:
         kube.create(Kind("", "v1", "namespaces"), "", {"metadata": {"name": NAMESPACE}})
         bodies = [deployment(number) for number in range(count)]
 
-        def create(body: dict[str, Any]) -> None:
-            kube.create(DEPLOYMENTS, NAMESPACE, body)
-            kube.patch(
-                DEPLOYMENTS, NAMESPACE, body["metadata"]["name"], {"status": body["status"]}, subresource="status"
-            )
-
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(create, bodies))
+            list(pool.map(partial(create, kube), bodies))
         found, _ = kube.find(DEPLOYMENTS, NAMESPACE)
         size = len(json.dumps(found))
         del found

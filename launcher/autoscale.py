@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from beam_k8s.autoscaler.loop import Autoscaler
 from beam_k8s.autoscaler.model import Hold, Observation, Reason, Rescale
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from beam_k8s.autoscaler.model import Decision, Evaluation
     from beam_k8s.autoscaler.ports import Journal
     from beam_k8s.graph import KafkaSource
-    from beam_k8s.launcher.flink_rest import Progress
+    from beam_k8s.launcher.flink_rest import FlinkReads, Progress
     from beam_k8s.launcher.target import Job, Workers
     from beam_k8s.settings import Settings
 
@@ -32,6 +32,17 @@ _LAST_TICK_SECONDS = 10.0
 """Longest wait for a tick that is under way when the job has ended."""
 _PATIENCE = 4
 """Ticks without an answer of which nothing is said: a job that starts has no Flink yet."""
+
+
+class FlinkJob(Protocol):
+    """What is asked of a job to look at it."""
+
+    @property
+    def job_id(self) -> str:
+        """Flink's job id, 32 hexadecimal digits."""
+
+    def flink(self) -> FlinkReads | None:
+        """Flink's answers about the job; None while there are none."""
 
 
 class JobFigures:
@@ -47,7 +58,7 @@ class JobFigures:
 
     def __init__(
         self,
-        job: Job,
+        job: FlinkJob,
         workers: Workers,
         sources: Sequence[KafkaSource],
         slots: int,
@@ -172,7 +183,7 @@ class TellPeople:
             news = None if acted else (decision.current, decision.target)
             verb = "scales" if acted else "would scale"
             text = f"{verb} from {decision.current} to {decision.target} workers: {decision.text}"
-        elif decision.reason is Reason.AT_LIMIT or self._unreachable == _PATIENCE:
+        elif decision.reason in {Reason.AT_LIMIT, Reason.NOT_OURS} or self._unreachable == _PATIENCE:
             news, text = decision.reason, f"leaves the workers as they are: {decision.text}"
         else:
             return
@@ -196,7 +207,7 @@ class Autoscaling:
     ) -> None:
         autoscaler = settings.autoscaler
         assert autoscaler is not None  # noqa: S101 - for the type checker
-        workers = job.workers()
+        workers = self._workers = job.workers()
         self._name, self._interval = job.name, autoscaler.interval
         self._figures = JobFigures(job, workers, sources, settings.slots)
         self._autoscaler = Autoscaler(
@@ -222,4 +233,5 @@ class Autoscaling:
                 self._autoscaler.tick()
             except Exception:
                 _LOGGER.exception("A tick of the autoscaler failed job=%s", self._name)
+        self._workers.release()
         self._figures.close()

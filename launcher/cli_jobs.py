@@ -6,7 +6,9 @@ import functools
 import inspect
 import json
 import re
+import signal
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -335,6 +337,44 @@ def scale(
     service, namespace = cluster.service()
     status = service.update_replica(namespace, name, replicas)
     say(f"{name} is to have {status.workers} workers")
+    if status.scaled and not status.frozen:
+        say(f"its autoscaler may change that; to keep it: beam-k8s freeze {name} -n {namespace}")
+
+
+@on_cluster
+def freeze(cluster: Cluster, name: Name) -> None:
+    """Keep a job's workers as they are, whatever its autoscaler wants."""
+    service, namespace = cluster.service()
+    service.freeze(namespace, name, frozen=True)
+    say(f"no autoscaler changes {name} until: beam-k8s unfreeze {name} -n {namespace}")
+
+
+@on_cluster
+def unfreeze(cluster: Cluster, name: Name) -> None:
+    """Let a job's autoscaler change its workers again."""
+    service, namespace = cluster.service()
+    service.freeze(namespace, name, frozen=False)
+    say(f"{name} is scaled by its autoscaler again")
+
+
+@on_cluster
+def autoscale(
+    cluster: Cluster,
+    *,
+    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Jobs of all namespaces.")] = False,
+    selector: Annotated[str, typer.Option("--selector", "-l", help="Only jobs with these labels.")] = "",
+) -> None:
+    """Scale all jobs that were submitted with --k8s_autoscaler_mode and are not watched, until it is stopped.
+
+    Several of these with the same selector take turns: one acts, the others wait.
+    """
+    from beam_k8s.launcher.fleet import Fleet
+    from beam_k8s.launcher.leases import new_identity
+
+    kube, stopped = cluster.connect(), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    Fleet(kube, "" if everywhere else kube.namespace, selector, identity=new_identity()).run(stopped)
 
 
 @on_cluster
@@ -411,5 +451,19 @@ def _end(service: KubernetesOperatorService, namespace: str, name: str, *, savep
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for command in (get, describe, logs, wait, scale, savepoint, suspend, resume, cancel, delete):
+    for command in (
+        get,
+        describe,
+        logs,
+        wait,
+        scale,
+        freeze,
+        unfreeze,
+        autoscale,
+        savepoint,
+        suspend,
+        resume,
+        cancel,
+        delete,
+    ):
         app.command()(command)

@@ -76,6 +76,7 @@ DEPLOYMENTS = Kind("flink.apache.org", "v1beta1", "flinkdeployments")
 PODS = Kind("", "v1", "pods")
 SECRETS = Kind("", "v1", "secrets")
 EVENTS = Kind("", "v1", "events")
+LEASES = Kind("coordination.k8s.io", "v1", "leases")
 
 
 class Cut:

@@ -11,12 +11,14 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from beam_k8s import graph
 from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, ImageError, KubernetesError, NotFound
 from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import doctor
@@ -25,16 +27,18 @@ from beam_k8s.launcher.image import RegistryBuilder, build_job_image
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
 from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leaks import leak_errors
+from beam_k8s.launcher.leases import new_identity
 from beam_k8s.launcher.oci import Registry, parse_reference
 from beam_k8s.launcher.pod_logs import is_later, of_worker
 from beam_k8s.launcher.port_forward import ForwardedFlink
 from beam_k8s.launcher.progress import Sending, report
+from beam_k8s.launcher.scaled_job import ScaledJob
 from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.launcher.staging import PIPELINE_FILE, options_json, write_job
 from beam_k8s.launcher.target import Observation
-from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY
+from beam_k8s.names import JOB_ID_LABEL, OUT_OF_MEMORY, SCALED_ANNOTATION
 from beam_k8s.pods import Trouble, deaths, trouble_of_events, trouble_of_pods
-from beam_k8s.spec import HARNESS, DeploymentRequest, build_deployment, worker_size
+from beam_k8s.spec import HARNESS, DeploymentRequest, build_deployment
 from beam_k8s.states import TERMINAL
 from beam_k8s.status import is_ours, job_status
 
@@ -252,9 +256,11 @@ class KubernetesTarget:
         )
 
     def _manifests(self, plan: SubmitPlan, image: str) -> Manifests:
-        return build_deployment(
-            self._settings, self._request(image, plan.flink_conf, options_json(plan.harness_options))
-        )
+        request = self._request(image, plan.flink_conf, options_json(plan.harness_options))
+        scaled = ScaledJob.of(self._settings, graph.kafka_sources(plan.pipeline))
+        if scaled is not None:
+            request = replace(request, annotations={SCALED_ANNOTATION: scaled.text()})
+        return build_deployment(self._settings, request)
 
     def _check_name(self) -> dict[str, Any] | None:
         """The FlinkDeployment that has the job's name and may be replaced, because its job has ended.
@@ -487,8 +493,12 @@ class KubernetesJob:
 
     def workers(self) -> KubernetesWorkers:
         """See Job."""
-        cpu, _ = worker_size(self._settings.machine_type, self._settings.worker_cpu)
-        return KubernetesWorkers(self._service, self.namespace, self.name, self.flink, cpu)
+        return KubernetesWorkers(self._service, self.namespace, self.name, self.flink, new_identity())
+
+    @property
+    def scaled_by(self) -> str:
+        """See Job."""
+        return "Only `beam-k8s autoscale` scales it now, where that runs."
 
     def scale(self, workers: int) -> None:
         """See Job."""

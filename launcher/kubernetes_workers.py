@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.autoscaler.model import Rescale
     from beam_k8s.launcher.flink_rest import FlinkReads
+    from beam_k8s.launcher.leases import Lease
     from beam_k8s.launcher.service import KubernetesOperatorService
 
 __all__ = ["KubernetesWorkers"]
@@ -31,7 +32,7 @@ class KubernetesWorkers:
         namespace: of the job.
         name: of the job.
         flink: Flink's answers about it; None while there are none.
-        cpu: vCPUs of one TaskManager.
+        identity: of this process, by which others know that it scales the job.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class KubernetesWorkers:
         namespace: str,
         name: str,
         flink: Callable[[], FlinkReads | None],
-        cpu: float,
+        identity: str,
     ) -> None:
-        self._service, self._namespace, self._name, self._flink, self._cpu = service, namespace, name, flink, cpu
+        self._service, self._namespace, self._name, self._flink = service, namespace, name, flink
+        self._identity = identity
+        self._lease: Lease | None = None
         self._at = math.nan
         self._used: dict[str, float] = {}
 
@@ -53,7 +56,7 @@ class KubernetesWorkers:
         used = {} if flink is None else flink_rest.container_cpu_seconds(flink, status.flink_job_id)
         now, both = time.monotonic(), used.keys() & self._used.keys()
         spent = sum(used[worker] - self._used[worker] for worker in both)
-        cpu = spent / (now - self._at) / self._cpu / len(both) if both else math.nan
+        cpu = spent / (now - self._at) / status.worker_cpu / len(both) if both else math.nan
         self._at, self._used = now, used
         return WorkerFigures(status.workers, cpu)
 
@@ -66,6 +69,20 @@ class KubernetesWorkers:
             raise KubernetesError(
                 f"annotation {AUTOSCALER_ANNOTATION} of {self._name} cannot be read: {cause}.", hint="Remove it."
             ) from cause
+
+    def hindrance(self) -> str:
+        """See Workers. One Lease a job: whoever holds it scales the job, here or in the cluster."""
+        status = self._service.get_status_of_job_by_name(self._namespace, self._name)
+        if status.frozen:
+            return f"it is frozen; to go on: beam-k8s unfreeze {self._name} -n {self._namespace}"
+        if self._lease is None:
+            self._lease = self._service.lease(status, self._identity)
+        return "" if self._lease.hold() else f"{self._lease.holder or 'somebody else'} scales it"
+
+    def release(self) -> None:
+        """See Workers."""
+        if self._lease is not None:
+            self._lease.release()
 
     def rescale(self, change: Rescale, memory: Memory) -> None:
         """See Workers."""

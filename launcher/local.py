@@ -710,6 +710,11 @@ class LocalJob:
         self.control  # noqa: B018 - raises where they are not ours
         return LocalWorkers(self.run_dir, self._cpu)
 
+    @property
+    def scaled_by(self) -> str:
+        """See Job."""
+        return "Nobody scales it now."
+
     def scale(self, workers: int) -> None:
         """See Job."""
         self.control.ask(op="scale", workers=workers)

@@ -59,6 +59,13 @@ class LocalWorkers:
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise LocalClusterError(f"{self._run_dir / _MEMORY_FILE} cannot be read: {cause}") from cause
 
+    def hindrance(self) -> str:
+        """See Workers. Only the launcher of a job here knows how to scale it."""
+        return ""
+
+    def release(self) -> None:
+        """See Workers."""
+
     def rescale(self, change: Rescale, memory: Memory) -> None:
         """See Workers."""
         wanted = self._ask(op="status")["workers"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from beam_k8s.errors import KubernetesError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -109,6 +111,7 @@ def described(job: Description, now: float) -> str:
         ("Image", status.image),
         ("Created", f"{status.created} ({age(status.created, now)} ago)"),
         ("Workers", f"{status.workers} wanted, {job.ready_workers} ready, {status.slots} slots each"),
+        ("Autoscaler", _scaled(status)),
         ("Savepoint", status.savepoint or "none"),
         ("Made by", "" if status.ours else "others: beam-k8s shows it and changes nothing"),
     ]
@@ -122,6 +125,18 @@ def described(job: Description, now: float) -> str:
     events = (_event_row(event, now) for event in job.events)
     text += _section("Events", ["AGE", "TYPE", "OBJECT", "REASON", "MESSAGE"], events)
     return "\n".join(text)
+
+
+def _scaled(status: JobStatus) -> str:
+    if not status.scaled:
+        return ""
+    from beam_k8s.launcher.scaled_job import ScaledJob  # with Beam, which takes its time
+
+    try:
+        scaled = ScaledJob.parse(status.scaled)
+    except KubernetesError as error:
+        return error.message
+    return f"{'frozen' if status.frozen else scaled.mode}: {scaled.settings.sentence()}"
 
 
 def _section(title: str, columns: list[str], rows: Iterable[list[str]]) -> list[str]:

@@ -16,7 +16,7 @@ _PATIENCE_SECONDS = 2
 
 def report(text: str) -> None:
     """One line of progress for the person at the terminal."""
-    print(f"beam-k8s: {text}", file=sys.stderr, flush=True)
+    print(f"beam-k8s: {text}\n", end="", file=sys.stderr, flush=True)  # at once: other threads report too
 
 
 class Sending:

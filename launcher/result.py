@@ -265,7 +265,7 @@ class FlinkK8sPipelineResult(PipelineResult):
             command = self.job.detach()
         except BeamK8sError:
             return
-        scaled = " Nobody scales it now." if self._autoscaling is not None else ""
+        scaled = f" {self.job.scaled_by}" if self._autoscaling is not None else ""
         report(f"{self.job.name} goes on without this terminal.{scaled} Stop it with: {command}")
 
     def _at_exit(self) -> None:

@@ -121,7 +121,7 @@ class FlinkK8s(PipelineRunner):
             for callback in cleanup:
                 callback()
             raise
-        autoscaling = Autoscaling(job, sources, settings) if settings.autoscaler else None
+        autoscaling = Autoscaling(job, sources, settings) if settings.autoscaler and not settings.detach else None
         return FlinkK8sPipelineResult(job, cleanup=cleanup, detach=settings.detach, autoscaling=autoscaling)
 
 

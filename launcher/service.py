@@ -22,8 +22,9 @@ from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, JobFailed, Kube
 from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kind
-from beam_k8s.names import JOB_ID_LABEL, JOB_SELECTOR
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, SECRETS, Kind
+from beam_k8s.launcher.leases import Lease
+from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
 from beam_k8s.status import JobStatus, is_ours, job_status
 
@@ -46,6 +47,8 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     # A WebSocket to a port is a GET: older servers ask for that verb, newer ones for both.
     (PODS, "portforward", ("get", "create")),
     (EVENTS, "", ("list",)),
+    # Whoever scales a job holds its Lease.
+    (LEASES, "", ("get", "create", "patch")),
     (Kind("", "v1", "resourcequotas"), "", ("list",)),
     (Kind("", "v1", "persistentvolumeclaims"), "", ("get",)),
     (Kind("", "v1", "serviceaccounts"), "", ("get",)),
@@ -298,7 +301,30 @@ class KubernetesOperatorService:
             NotFound: there is no such job.
         """
         found = self._ours(namespace, name)
-        self._change(found, {"taskManager": {"replicas": target}}, notes=notes, workers=current)
+        self._seen(self._change(found, {"taskManager": {"replicas": target}}, notes=notes, workers=current))
+
+    def freeze(self, namespace: str, name: str, *, frozen: bool) -> None:
+        """Let no autoscaler change a job's workers, or let it again.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        self._seen(self._change(self._ours(namespace, name), {}, notes={FROZEN_ANNOTATION: "true" if frozen else None}))
+
+    def lease(self, job: JobStatus, identity: str) -> Lease:
+        """What whoever scales a job holds; nothing is asked yet.
+
+        Args:
+            job: which.
+            identity: of who wants it.
+        """
+        owner = {
+            "apiVersion": f"{DEPLOYMENTS.group}/{DEPLOYMENTS.version}",
+            "kind": "FlinkDeployment",
+            "name": job.name,
+            "uid": job.uid,
+        }
+        return Lease(self._kube, job.namespace, f"{job.name}-autoscaler", identity, owner=owner)
 
     def notes(self, namespace: str, name: str) -> Mapping[str, str]:
         """Annotations of a job.
@@ -429,7 +455,7 @@ class KubernetesOperatorService:
         spec: dict[str, Any],
         *,
         subresource: str = "",
-        notes: Mapping[str, str] | None = None,
+        notes: Mapping[str, str | None] | None = None,
         workers: int | None = None,
     ) -> dict[str, Any]:
         """Change the spec of this very object, and annotations with it, once it is quiet and if it has ``workers``.

@@ -54,8 +54,14 @@ class Workers(Protocol):
     def load(self) -> Memory:
         """See ``ports.Realizer``."""
 
+    def hindrance(self) -> str:
+        """See ``ports.Realizer``."""
+
     def rescale(self, change: Rescale, memory: Memory) -> None:
         """See ``ports.Realizer``."""
+
+    def release(self) -> None:
+        """Scale no more: others may. Idempotent; never raises for what the world does."""
 
 
 class Logs(Protocol):
@@ -92,6 +98,10 @@ class Job(Protocol):
         Raises:
             ConfigError: they are not the job's own.
         """
+
+    @property
+    def scaled_by(self) -> str:
+        """Who scales the job when this process does not; a sentence."""
 
     def scale(self, workers: int) -> None:
         """Run on so many TaskManagers, at least one; returns at once."""

@@ -58,6 +58,10 @@ class Autoscaler:
         seen: Evaluation | None = None
         decision: Decision
         try:
+            if self._act and (why := self._realizer.hindrance()):
+                # What others do meanwhile is not in the figures seen so far, nor in the memory.
+                self._memory, self._ran, self._window = None, None, Window(self._settings)
+                return self._tell(Hold(Reason.NOT_OURS, why), None, acted=False)
             if self._memory is None:
                 self._memory = self._realizer.load()
             decision, seen = self._decide(self._memory)
@@ -68,6 +72,9 @@ class Autoscaler:
                 self._memory = memory
         except BeamK8sError as error:
             decision, acted = Hold(Reason.UNREACHABLE, error.message), False
+        return self._tell(decision, seen, acted=acted)
+
+    def _tell(self, decision: Decision, seen: Evaluation | None, *, acted: bool) -> Decision:
         self._journal.tell(decision, seen, acted=acted)
         return decision
 

@@ -29,6 +29,8 @@ class Reason(StrEnum):
     """The window has too few figures."""
     FINE = "fine"
     """The policy sees no need."""
+    NOT_OURS = "not ours"
+    """Somebody else scales it, or nobody is to."""
     AT_LIMIT = "at limit"
     """The policy wants what the limits forbid."""
 

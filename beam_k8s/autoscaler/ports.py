@@ -31,6 +31,13 @@ class Realizer(Protocol):
             BeamK8sError: it cannot be read now.
         """
 
+    def hindrance(self) -> str:
+        """Why this loop may not scale the job now, for people; empty if it may.
+
+        Raises:
+            BeamK8sError: nobody knows.
+        """
+
     def rescale(self, change: Rescale, memory: Memory) -> None:
         """Change the number of workers and keep the memory, both or neither; returns before the workers are there.
 

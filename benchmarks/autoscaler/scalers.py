@@ -340,6 +340,9 @@ class Ours:
     def load(self) -> Memory:
         return self._memory
 
+    def hindrance(self) -> str:
+        return ""
+
     def rescale(self, change: Rescale, memory: Memory) -> None:
         self._memory, self._wish = memory, change.target
 

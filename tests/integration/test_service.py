@@ -217,7 +217,7 @@ class TestWrites:
         job_managers = pods(place, "jobmanager")
         followed = service.logs(namespace, "count", follow=True)
         seen: dict[str, str] = {}
-        autoscaled = KubernetesWorkers(service, namespace, "count", lambda: None, 1)
+        autoscaled = KubernetesWorkers(service, namespace, "count", lambda: None, "test")
         memory = Memory(rescaled_at=1.5, target=1, capacity={2: 7.0})
         for workers in (2, 1):
             if workers == 2:

@@ -361,6 +361,9 @@ class World:
     def load(self):
         return self.memory
 
+    def hindrance(self):
+        return ""
+
     def rescale(self, change, memory):
         if self.error:
             raise self.error
@@ -449,3 +452,15 @@ def test_more_workers_than_partitions_are_one_warning():
         assert not settings.warnings(partitions, slots)
     (warning,) = settings.warnings(8, 2)
     assert "9, but 8 partitions keep no more than 4 busy" in warning
+
+
+def test_a_loop_that_may_not_act_holds_forgets_and_begins_anew_when_it_may():
+    world = World()
+    loop = Autoscaler(SETTINGS, world, world, world, lambda: world.now)
+    overload(world, loop, until=115)
+    world.hindrance = lambda: "another launcher scales it"
+    assert overload(world, loop, start=130, until=130) == Hold(Reason.NOT_OURS, "another launcher scales it")
+    world.hindrance = lambda: ""
+    world.memory = Memory(rescaled_at=140, target=3)  # what the other one did
+    assert overload(world, loop, start=145, until=145).reason is Reason.WARMING_UP
+    assert not world.changes

@@ -88,6 +88,9 @@ class Job:
     def load(self):
         return self.memory
 
+    def hindrance(self):
+        return ""
+
     def rescale(self, change, memory):
         assert change.current == self.workers
         assert not self.silent

@@ -1,0 +1,164 @@
+"""``beam-k8s autoscale`` on a real API server: who may scale which job, and that it does. No job of these has pods."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from beam_k8s.autoscaler.model import Observation
+from beam_k8s.autoscaler.settings import AutoscalerSettings
+from beam_k8s.graph import KafkaSource
+from beam_k8s.launcher.fleet import Fleet
+from beam_k8s.launcher.kube import DEPLOYMENTS, LEASES, Kind, Kube
+from beam_k8s.launcher.leases import Lease, new_identity
+from beam_k8s.launcher.scaled_job import ScaledJob
+from beam_k8s.launcher.service import KubernetesOperatorService
+from beam_k8s.names import SCALED_ANNOTATION
+from benchmarks.service import NAMESPACE, create, deployment
+from tests.cluster.api_server import ApiServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+SOURCES = (KafkaSource("", "Read", "kafka:9092", ("flights",), {"sasl.jaas.config": "env:KAFKA_LOGIN"}),)
+SETTINGS = AutoscalerSettings(policy="threshold", max_workers=4, interval=0.5, window=1, settle=0, max_age=60)
+
+
+class Overloaded:
+    """Sees a job that gets twice what it can do."""
+
+    def __init__(self, job, workers, sources, slots):
+        assert [source.topics for source in sources] == [("flights",)]
+        self._job, self._began = job, time.time()
+
+    def observe(self) -> Observation:
+        now, workers = time.time(), self._job.status.workers
+        seconds = now - self._began
+        return Observation(
+            at=now,
+            workers=workers,
+            ready=workers,
+            started=self._began,
+            running=frozenset({"attempt"}),
+            attempts={"flights-0": "attempt"},
+            positions={"flights-0": 1000 * seconds},
+            ends={"flights-0": 2000 * seconds + 100_000},
+            cpu=0.9,
+            useful=8,
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def await_that(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def kube(tmp_path) -> Iterator[Kube]:
+    with ApiServer(tmp_path) as server:
+        kube = Kube.connect(kubeconfig=str(server.kubeconfig), namespace=NAMESPACE)
+        kube.create(Kind("", "v1", "namespaces"), "", {"metadata": {"name": NAMESPACE}})
+        yield kube
+
+
+def job(number: int, mode: str = "on") -> dict:
+    text = ScaledJob(mode, SETTINGS, SOURCES).text()
+    return deployment(number, {SCALED_ANNOTATION: text} if mode != "off" else {})
+
+
+@contextmanager
+def running(kube: Kube) -> Iterator[threading.Event]:
+    """A fleet's autoscaler; the event ends it."""
+    stopped = threading.Event()
+    fleet = Fleet(kube, NAMESPACE, "", identity=new_identity(), look=Overloaded)
+    thread = threading.Thread(target=fleet.run, args=(stopped,))
+    thread.start()
+    try:
+        yield stopped
+    finally:
+        stopped.set()
+        thread.join(60)
+
+
+def test_each_job_is_scaled_once_by_whoever_may(kube, capfd):
+    for number in range(6):
+        create(kube, job(number, mode={2: "off", 3: "recommend"}.get(number, "on")))
+    service = KubernetesOperatorService(kube, cache=False)
+    service.freeze(NAMESPACE, "job-00004", frozen=True)
+    launchers = service.lease(service.get_status_of_job_by_name(NAMESPACE, "job-00005"), "a-launcher")
+    assert launchers.hold()
+
+    def scaled() -> set[str]:
+        return {status.name[-1] for status in service.get_all_jobs(NAMESPACE) if status.workers > 1}
+
+    told = []
+
+    def said() -> str:
+        told.append(capfd.readouterr().err)
+        return "".join(told)
+
+    with running(kube) as first:
+        await_that(lambda: scaled() == {"0", "1"})
+        with running(kube):
+            first.set()
+            await_that(lambda: "job-00005: autoscaler leaves the workers as they are: a-launcher scales it" in said())
+            await_that(lambda: "job-00003: autoscaler would scale from 1 to 4" in said())
+            assert scaled() == {"0", "1"}
+            service.freeze(NAMESPACE, "job-00004", frozen=False)
+            launchers.release()
+            await_that(lambda: scaled() == {"0", "1", "4", "5"})
+    jobs, _ = kube.find(DEPLOYMENTS, NAMESPACE)
+    assert {each["metadata"]["generation"] for each in jobs if each["spec"]["taskManager"]["replicas"] > 1} == {2}
+    leases, _ = kube.find(LEASES, NAMESPACE)
+    assert {each["spec"]["holderIdentity"] for each in leases} == {""}, "all are given up"
+
+
+def test_a_lease_is_one_holders_until_nothing_is_heard_of_him_for_its_time(kube):
+    now = 1000.0
+    mine, other = (Lease(kube, NAMESPACE, "lease", who, seconds=60, clock=lambda: now) for who in ("me", "other"))
+    assert mine.hold()
+    assert not other.hold()
+    assert other.holder == "me"
+    now += 30
+    assert mine.hold()  # renewed, which the other sees
+    now += 40
+    assert not other.hold()
+    now += 59
+    assert not other.hold()
+    now += 1
+    assert other.hold()
+    assert not mine.hold()
+    assert mine.holder == "other"
+    other.release()
+    assert mine.hold()
+    kube.delete(LEASES, NAMESPACE, "lease")
+    now += 30
+    assert mine.hold()
+
+
+def test_the_command_ends_when_it_is_told_to_and_gives_up_its_lease(kube):
+    where = ["-n", NAMESPACE, *(flag.replace("--k8s_", "--") for flag in kube.flags)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "beam_k8s", "autoscale", *where], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "autoscale: this process scales now" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    leases, _ = kube.find(LEASES, NAMESPACE)
+    assert [each["spec"]["holderIdentity"] for each in leases] == [""]
+    process.stderr.close()
