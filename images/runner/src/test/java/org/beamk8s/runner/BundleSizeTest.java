@@ -3,64 +3,101 @@ package org.beamk8s.runner;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertTrue;
 
+import java.util.Random;
 import org.junit.Test;
 
 public class BundleSizeTest {
   private static final long MS = 1_000_000;
   private static final long TARGET = 1000 * MS;
-  private static final long BUNDLE = 2 * MS;
+  private static final int MOST = 20_000;
 
-  private final BundleSize size = new BundleSize(20_000, TARGET);
+  private final Random random = new Random(1);
+  private BundleSize size = new BundleSize(MOST, TARGET);
 
-  /** A full bundle, that the harness needs so long for; the operator hands it over at once. */
-  private long full(long nanosOfAnElement) {
-    long nanos = BUNDLE + size.elements() * nanosOfAnElement;
+  /** A full bundle, that the operator hands over at once; how long the harness needs. */
+  private long full(double always, double each, double noise) {
+    double exact = always + each * size.elements();
+    long nanos = (long) (exact * (1 + noise * (2 * random.nextDouble() - 1)));
     size.finished(size.elements(), nanos, nanos);
     return nanos;
   }
 
+  private void warmUp(double always, double each, double noise) {
+    for (int i = 0; i < 100; i++) {
+      full(always, each, noise);
+    }
+  }
+
   @Test
-  public void noBundleTakesMuchLongerThanTheTargetHoweverSlowTheStepIs() {
-    for (long micros : new long[] {1, 10, 100, 1_000, 10_000, 100_000}) {
-      for (int i = 0; i < 50; i++) {
-        long nanos = full(micros * 1000);
-        assertTrue(micros + " us: " + nanos, nanos <= 2 * TARGET);
-      }
-      long elements = size.elements();
-      assertTrue(micros + " us: " + elements, elements >= Math.min(20_000, 400_000 / micros));
-      for (int i = 0; i < 20; i++) {
-        full(1_000); // fast again
-      }
-      assertEquals(20_000, size.elements());
-      while (size.elements() > 1) {
-        full(2 * TARGET);
+  public void noBundleTakesMuchLongerThanTheTargetHoweverSlowAnElementIs() {
+    for (double noise : new double[] {0, 0.2}) {
+      for (double each : new double[] {1e3, 1e4, 1e5, 1e6, 1e7, 1e8}) {
+        size = new BundleSize(MOST, TARGET);
+        for (int i = 0; i < 500; i++) {
+          long nanos = full(2 * MS, each, noise);
+          assertTrue(each + ": " + nanos, nanos <= 2.5 * TARGET);
+        }
+        assertTrue(each + ": " + size.elements(), size.elements() >= Math.min(MOST, TARGET / each / 5));
       }
     }
   }
 
   @Test
-  public void oneElementThatTakesForEverIsABundle() {
-    full(60 * TARGET);
+  public void whatABundleCostsAnywayIsNoReasonForSmallOnes() {
+    for (double noise : new double[] {0, 0.2}) {
+      for (double always : new double[] {500 * MS, 1500 * MS, 10_000 * MS}) {
+        for (double each : new double[] {1e3, 1e5, 1e7}) {
+          size = new BundleSize(MOST, TARGET);
+          warmUp(always, each, noise);
+          double elements = 0;
+          double nanos = 0;
+          for (int i = 0; i < 200; i++) {
+            elements += size.elements();
+            nanos += full(always, each, noise);
+          }
+          double best = Math.max(1, MOST / (always + each * MOST) * 1e9);
+          double rate = elements / nanos * 1e9;
+          String what = always + " + " + each + " with " + noise + ": " + rate + " of " + best;
+          assertTrue(what, rate >= 0.3 * best || nanos / 200 >= TARGET / 3);
+          assertTrue(what, rate >= 0.2 / each * 1e9 || size.elements() >= MOST / 4);
+        }
+      }
+    }
+  }
+
+  @Test
+  public void anElementThatTakesAMinuteIsABundle() {
+    warmUp(0, 60 * TARGET, 0);
     assertEquals(1, size.elements());
   }
 
   @Test
-  public void aStepThatBecomesSlowHasSmallBundlesAtOnce() {
-    for (int i = 0; i < 20; i++) {
-      full(1_000);
+  public void aStepThatBecomesSlowHasSmallBundlesSoonAndLargeOnesWhenItIsFastAgain() {
+    warmUp(2 * MS, 1e3, 0);
+    assertEquals(MOST, size.elements());
+    for (int i = 0; i < 4; i++) {
+      full(2 * MS, 1e6, 0);
     }
-    full(MS); // 20 s
-    assertTrue(full(MS) <= TARGET + BUNDLE);
+    assertTrue(full(2 * MS, 1e6, 0) <= 1.1 * TARGET);
+    warmUp(2 * MS, 1e3, 0);
+    assertEquals(MOST, size.elements());
+  }
+
+  @Test
+  public void aStallIsForgotten() {
+    warmUp(2 * MS, 1e3, 0);
+    size.finished(MOST, 30 * TARGET, 30 * TARGET);
+    for (int i = 0; i < 20; i++) {
+      full(2 * MS, 1e3, 0);
+    }
+    assertEquals(MOST, size.elements());
   }
 
   @Test
   public void bundlesThatTimeEndsOrNothingCameForChangeNothing() {
-    for (int i = 0; i < 20; i++) {
-      full(1_000);
-    }
+    warmUp(2 * MS, 1e3, 0);
     size.finished(3, 1010 * MS, 2 * MS);
     size.finished(0, 1500 * MS, 1500 * MS);
-    size.finished(10, 300 * MS, 300 * MS);
-    assertEquals(20_000, size.elements());
+    assertEquals(MOST, size.elements());
   }
 }
