@@ -21,7 +21,7 @@ from beam_k8s.launcher.service import missing_verbs
 from beam_k8s.pods import trouble_of_pods
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from beam_k8s.launcher.kube import Kube
 
@@ -43,7 +43,7 @@ _POD_SECONDS = 240
 T = TypeVar("T")
 
 
-def preflight(kube: Kube, deployment: Mapping[str, Any]) -> list[BeamK8sError]:
+def preflight(kube: Kube, deployment: Mapping[str, Any], more: Iterable[Kind] = ()) -> list[BeamK8sError]:
     """All that would keep a job from running and can be read in a few requests; nothing is written.
 
     What the user may not read is taken to be right.
@@ -51,6 +51,7 @@ def preflight(kube: Kube, deployment: Mapping[str, Any]) -> list[BeamK8sError]:
     Args:
         kube: where it will run.
         deployment: its FlinkDeployment, as it will be submitted.
+        more: with which objects the user must be allowed to work, beside those that every job has.
 
     Raises:
         KubernetesError: the API server does not answer.
@@ -58,7 +59,7 @@ def preflight(kube: Kube, deployment: Mapping[str, Any]) -> list[BeamK8sError]:
     needs = checks.needs_of(deployment)
     errors = [
         checks.crd_error(kube.versions(DEPLOYMENTS.group), DEPLOYMENTS.group),
-        _rights_error(kube, needs.namespace, {DEPLOYMENTS, SECRETS}),
+        _rights_error(kube, needs.namespace, {DEPLOYMENTS, SECRETS, *more}),
         _account_error(kube, needs),
         *(_claim_error(kube, needs.namespace, name) for name in needs.claims),
         *_quota_errors(kube, needs),

@@ -130,11 +130,15 @@ class Fleet:
     def run(self, stopped: threading.Event) -> None:
         """Tick until stopped; then others may go on at once. What one job or the API server does never ends it."""
         with ThreadPoolExecutor(self._threads, thread_name_prefix="autoscale") as pool:
-            while not stopped.wait(_BEAT_SECONDS):
+            told = ""
+            while not stopped.wait(_LIST_SECONDS if told else _BEAT_SECONDS):
                 try:
                     self._beat(pool)
+                    told = ""
                 except BeamK8sError as error:
-                    _LOGGER.warning("The autoscaler waits: %s", error.message)
+                    if told != error.message:
+                        told = error.message
+                        report(f"autoscale: waits: {told}")
             self._drop(pool, self._loops)
         self._leader.release()
         self._service.close()

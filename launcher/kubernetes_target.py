@@ -24,7 +24,7 @@ from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import doctor
 from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, SECRETS, Kube
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, SECRETS, Kube
 from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leaks import leak_errors
 from beam_k8s.launcher.leases import new_identity
@@ -105,7 +105,8 @@ class KubernetesTarget:
     def _cluster_errors(self) -> list[BeamK8sError]:
         errors: list[BeamK8sError] = []
         try:
-            errors += doctor.preflight(self._kube, self.draft().deployment.document())
+            scales = [LEASES] if self._settings.autoscaler_mode == "on" and not self._settings.detach else []
+            errors += doctor.preflight(self._kube, self.draft().deployment.document(), scales)
         except ConfigError as error:
             errors.append(error)
         except KubernetesError as error:  # nothing else would be answered either
