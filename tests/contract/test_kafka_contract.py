@@ -256,7 +256,7 @@ def test_a_read_starts_at_the_committed_offset_or_else_by_the_reset(
         commit(kafka, unique, source, committed)
     config = {**kafka.servers, "auto.offset.reset": reset, "group.id": unique}
     written = kafka.copy(ReadFromKafka(config, [source], stop_at="latest"))
-    assert [record.value for record in written] == [b"v%d" % n for n in range(first, 10)]
+    assert sorted(record.value for record in written) == [b"v%d" % n for n in range(first, 10)]
 
 
 def test_a_read_starts_at_a_time(kafka: Kafka) -> None:
@@ -267,7 +267,7 @@ def test_a_read_starts_at_a_time(kafka: Kafka) -> None:
         + [(b"", b"old", {"partition": 1, "timestamp_ms": 1_000})],
     )
     read = ReadFromKafka(kafka.earliest, [source], start_read_time=5_500, stop_at="latest")
-    assert [record.value for record in kafka.copy(read)] == [b"v6", b"v7", b"v8", b"v9"]
+    assert sorted(record.value for record in kafka.copy(read)) == [b"v6", b"v7", b"v8", b"v9"]
 
 
 def test_a_read_starts_and_stops_at_offsets(kafka: Kafka) -> None:
@@ -407,7 +407,7 @@ def test_offsets_that_retention_or_compaction_removed_do_not_hold_the_end(kafka:
     with kafka.broker.admin() as admin:
         admin.delete_records({TopicPartition(source, 0): 6})
     read = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
-    assert [record.value for record in kafka.copy(read)] == [b"v6", b"v7", b"v8", b"v9"]
+    assert sorted(record.value for record in kafka.copy(read)) == [b"v6", b"v7", b"v8", b"v9"]
 
 
 def test_java_deserializers_and_serializers_by_name(kafka: Kafka) -> None:

@@ -316,7 +316,10 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       TopicPartition partition = partitions.remove(splitId);
       finished.add(partition);
       watermarks.remove(partition);
-      toldBacklogs.remove(partition);
+      Long told = toldBacklogs.remove(partition);
+      if (told != null && told != 0 && !frame.hasRecords(partition)) {
+        frame.addBacklog(partition); // none is left: nobody tells of it any more
+      }
     }
 
     @Override
