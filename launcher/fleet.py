@@ -37,8 +37,9 @@ __all__ = ["Fleet", "FleetJob", "Look"]
 
 _LOGGER = logging.getLogger(__name__)
 
-THREADS = 32
-"""Ticks at the same time. Most of one is waiting: for Flink, a broker, the API server."""
+THREADS = 128
+"""Ticks at the same time. Most of one is waiting: for Flink, a broker, the API server; one that changes a job waits for
+seconds until the operator is done with it."""
 _BEAT_SECONDS = 0.2
 """Between two looks at who is due."""
 _LIST_SECONDS = 5.0
