@@ -19,7 +19,10 @@ from beam_k8s.errors import ConfigError, NoPythonForm, NotHere
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["client_settings", "resolve_reference", "resolve_references"]
+__all__ = ["CONNECTION", "client_settings", "resolve_reference", "resolve_references"]
+
+CONNECTION = ("security.", "sasl.", "ssl.")
+"""Begin the properties that say how to connect; all others say how to read or write."""
 
 _LOGGER = logging.getLogger(__name__)
 _KAFKA_PYTHON = logging.getLogger("kafka")

@@ -103,7 +103,6 @@ class Fleet:
         selector: label selector; as kubectl's ``-l``.
         identity: of this process.
         look: how to see a job, its workers, the sources it reads, the slots of a worker.
-        threads: ticks at the same time.
     """
 
     def __init__(
@@ -114,10 +113,9 @@ class Fleet:
         *,
         identity: str,
         look: Callable[[FleetJob, KubernetesWorkers, Sequence[KafkaSource], int], Look] = JobFigures,
-        threads: int = THREADS,
     ) -> None:
         self._kube, self._namespace, self._selector, self._identity = kube, namespace, selector, identity
-        self._look, self._threads = look, threads
+        self._look = look
         self._service = KubernetesOperatorService(kube, patience=_PATIENCE_SECONDS)
         of = f"-{zlib.crc32(f'{namespace} {selector}'.encode()):08x}"
         self._leader = Lease(kube, kube.namespace, f"beam-k8s-autoscaler{of}", identity)
@@ -130,7 +128,7 @@ class Fleet:
 
     def run(self, stopped: threading.Event) -> None:
         """Tick until stopped; then others may go on at once. What one job or the API server does never ends it."""
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="autoscale") as pool:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="autoscale") as pool:
             told = ""
             while not stopped.wait(_LIST_SECONDS if told else _BEAT_SECONDS):
                 try:

@@ -23,7 +23,7 @@ from kafka.errors import (
 
 from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NotHere
 from beam_k8s.kafka_partitions import matching, misplaced
-from beam_k8s.kafka_properties import client_settings, resolve_references
+from beam_k8s.kafka_properties import CONNECTION, client_settings, resolve_references
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -247,7 +247,7 @@ class EndOffsets:
 
 
 def _security(step: KafkaSource | KafkaSink) -> dict[str, str]:
-    return {name: value for name, value in step.properties.items() if name.startswith(("security.", "sasl.", "ssl."))}
+    return {name: value for name, value in step.properties.items() if name.startswith(CONNECTION)}
 
 
 def _client_settings(step: KafkaSource | KafkaSink) -> dict[str, Any]:

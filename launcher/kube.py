@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.flink_rest import FlinkReads
 
-__all__ = ["DEPLOYMENTS", "EVENTS", "FIELD_MANAGER", "PODS", "SECRETS", "Cut", "Kind", "Kube"]
+__all__ = ["DEPLOYMENTS", "EVENTS", "FIELD_MANAGER", "LEASES", "PODS", "SECRETS", "Cut", "Kind", "Kube", "owner_of"]
 
 FIELD_MANAGER = "beam-k8s"
 
@@ -77,6 +77,18 @@ PODS = Kind("", "v1", "pods")
 SECRETS = Kind("", "v1", "secrets")
 EVENTS = Kind("", "v1", "events")
 LEASES = Kind("coordination.k8s.io", "v1", "leases")
+
+
+def owner_of(name: str, uid: str) -> dict[str, Any]:
+    """The ownerReference of what goes with a FlinkDeployment."""
+    return {
+        "apiVersion": f"{DEPLOYMENTS.group}/{DEPLOYMENTS.version}",
+        "kind": "FlinkDeployment",
+        "name": name,
+        "uid": uid,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }
 
 
 class Cut:

@@ -24,7 +24,7 @@ from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import doctor
 from beam_k8s.launcher.docker_builder import DockerBuilder
 from beam_k8s.launcher.image import RegistryBuilder, build_job_image
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, SECRETS, Kube
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, SECRETS, Kube, owner_of
 from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leaks import leak_errors
 from beam_k8s.launcher.leases import new_identity
@@ -312,16 +312,8 @@ class KubernetesTarget:
                 hint="Install the Flink Kubernetes operator; `beam-k8s doctor` says what is missing.",
             ) from cause
         uid = str(created["metadata"]["uid"])
-        owner = {
-            "apiVersion": created["apiVersion"],
-            "kind": created["kind"],
-            "name": name,
-            "uid": uid,
-            "controller": False,
-            "blockOwnerDeletion": False,
-        }
         options = dict(manifests.options)
-        options["metadata"] = options["metadata"] | {"ownerReferences": [owner]}
+        options["metadata"] = options["metadata"] | {"ownerReferences": [owner_of(name, uid)]}
         try:
             self._kube.apply(SECRETS, self._namespace, options)
         except BaseException:

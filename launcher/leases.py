@@ -90,7 +90,7 @@ class Lease:
     def release(self) -> None:
         """Let others have it at once. Idempotent."""
         if self._version:
-            with suppress(KubernetesError):
+            with suppress(KubernetesError, NotFound):
                 self._write(self._version, {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()})
             self._version = ""
 

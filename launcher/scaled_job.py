@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from beam_k8s.autoscaler.settings import AutoscalerSettings
 from beam_k8s.errors import BeamK8sError, KubernetesError
 from beam_k8s.graph import KafkaSource
+from beam_k8s.kafka_properties import CONNECTION
 from beam_k8s.names import SCALED_ANNOTATION
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScaledJob"]
 
-_ASKED_WITH = ("security.", "sasl.", "ssl.", "isolation.level")
+_ASKED_WITH = (*CONNECTION, "isolation.level")
 """Begin the properties that matter to who asks a broker where a topic ends."""
 
 

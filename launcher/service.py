@@ -22,7 +22,7 @@ from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, JobFailed, Kube
 from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, SECRETS, Kind
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, SECRETS, Kind, owner_of
 from beam_k8s.launcher.leases import Lease
 from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
@@ -318,12 +318,7 @@ class KubernetesOperatorService:
             job: which.
             identity: of who wants it.
         """
-        owner = {
-            "apiVersion": f"{DEPLOYMENTS.group}/{DEPLOYMENTS.version}",
-            "kind": "FlinkDeployment",
-            "name": job.name,
-            "uid": job.uid,
-        }
+        owner = owner_of(job.name, job.uid)
         return Lease(self._kube, job.namespace, f"{job.name}-autoscaler", identity, owner=owner)
 
     def notes(self, namespace: str, name: str) -> Mapping[str, str]:

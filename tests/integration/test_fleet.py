@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from beam_k8s.autoscaler.model import Observation
 from beam_k8s.autoscaler.settings import AutoscalerSettings
 from beam_k8s.graph import KafkaSource
 from beam_k8s.launcher.fleet import Fleet
@@ -21,6 +20,7 @@ from beam_k8s.launcher.leases import Lease, new_identity
 from beam_k8s.launcher.scaled_job import ScaledJob
 from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.names import SCALED_ANNOTATION
+from benchmarks.fleet import Simulated
 from benchmarks.service import NAMESPACE, create, deployment
 from tests.cluster.api_server import ApiServer
 
@@ -33,31 +33,12 @@ SOURCES = (KafkaSource("", "Read", "kafka:9092", ("flights",), {"sasl.jaas.confi
 SETTINGS = AutoscalerSettings(policy="threshold", max_workers=4, interval=0.5, window=1, settle=0, max_age=60)
 
 
-class Overloaded:
+class Overloaded(Simulated):
     """Sees a job that gets twice what it can do."""
 
     def __init__(self, job, workers, sources, slots):
         assert [source.topics for source in sources] == [("flights",)]
-        self._job, self._began = job, time.time()
-
-    def observe(self) -> Observation:
-        now, workers = time.time(), self._job.status.workers
-        seconds = now - self._began
-        return Observation(
-            at=now,
-            workers=workers,
-            ready=workers,
-            started=self._began,
-            running=frozenset({"attempt"}),
-            attempts={"flights-0": "attempt"},
-            positions={"flights-0": 1000 * seconds},
-            ends={"flights-0": 2000 * seconds + 100_000},
-            cpu=0.9,
-            useful=8,
-        )
-
-    def close(self) -> None:
-        pass
+        super().__init__(job)
 
 
 def await_that(what: Callable[[], object]) -> None:
@@ -148,6 +129,8 @@ def test_a_lease_is_one_holders_until_nothing_is_heard_of_him_for_its_time(kube)
     kube.delete(LEASES, NAMESPACE, "lease")
     now += 30
     assert mine.hold()
+    kube.delete(LEASES, NAMESPACE, "lease")
+    mine.release()
 
 
 def test_the_command_ends_when_it_is_told_to_and_gives_up_its_lease(kube):
