@@ -190,6 +190,7 @@ class KubeCluster:
         self._first = 0
         self._programs = Path()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._registries: list[str] = []
         self._dynamic: dynamic.DynamicClient | None = None
 
     def __enter__(self) -> Self:
@@ -240,6 +241,7 @@ class KubeCluster:
             try:
                 self._end(0)  # what one that was killed has left
                 self._make_room(lock)
+                self._write_registries()
                 parts.copy_store(store, FOLDER / "containerd")
                 done("room")
                 self._start_control_plane()
@@ -318,10 +320,18 @@ class KubeCluster:
         parts.import_image(self._folder / "containerd.sock", image)
 
     def pull_from(self, registry: str) -> None:
-        """Let the node pull from a registry that speaks plain HTTP, ``ADDRESS:PORT`` as in the names of its images."""
-        folder = self._folder / "registries" / registry
-        folder.mkdir(parents=True)
-        (folder / "hosts.toml").write_text(f'[host."http://{registry}"]\ncapabilities = ["pull", "resolve"]\n')
+        """Let the node pull from a registry that speaks plain HTTP, ``ADDRESS:PORT`` as in the names of its images.
+
+        It may do so as long as this object lives, also after ``stop`` and ``start``.
+        """
+        self._registries.append(registry)
+        self._write_registries()
+
+    def _write_registries(self) -> None:
+        for registry in self._registries:
+            folder = self._folder / "registries" / registry
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "hosts.toml").write_text(f'[host."http://{registry}"]\ncapabilities = ["pull", "resolve"]\n')
 
     def create(self, manifests: str) -> None:
         """Create all objects of a YAML text."""

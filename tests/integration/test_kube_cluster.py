@@ -20,12 +20,12 @@ from beam_k8s.launcher.oci import Registry
 from tests.cluster import kube, parts
 from tests.cluster.count_job import COUNT, FLINK, RESTRICTED, is_running
 from tests.cluster.launch import ROOT, await_gone
-from tests.cluster.registry import ImageRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.cluster.kube import KubeCluster
+    from tests.cluster.registry import ImageRegistry
     from tests.conftest import Tenant
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]  # the first run on a machine builds Kubernetes
@@ -107,33 +107,6 @@ def test_a_pod_has_java_and_python_finds_services_by_name_and_has_no_way_out(
     assert said.splitlines()[-1] == str(errno.ENETUNREACH)  # at once: nothing left the node
 
 
-def test_the_node_pulls_an_image_from_a_registry_on_this_machine(
-    kube_cluster: KubeCluster, tenant: Tenant, tmp_path: Path
-) -> None:
-    blobs = parts.images() / "blobs" / "sha256"
-    index = json.loads((parts.images() / "index.json").read_text())
-    (digest,) = (
-        manifest["digest"]
-        for manifest in index["manifests"]
-        if manifest["annotations"]["io.containerd.image.name"] == parts.PAUSE_IMAGE
-    )
-    content = (blobs / digest.removeprefix("sha256:")).read_bytes()
-    manifest = json.loads(content)
-    with ImageRegistry(tmp_path, address=kube.HOST) as registry:
-        kube_cluster.pull_from(registry.host)
-        api = Registry(registry.host, plain_http=True)
-        for blob in (manifest["config"], *manifest["layers"]):
-            api.send("pulled", blob["digest"], blobs / blob["digest"].removeprefix("sha256:"))
-        api.send_manifest("pulled", digest, content)
-        container = {**RESTRICTED["containers"][0], "name": "pulled", "image": f"{registry.host}/pulled@{digest}"}
-        client.CoreV1Api(kube_cluster.client).create_namespaced_pod(
-            tenant.name, {"metadata": {"name": "pulled"}, "spec": {**RESTRICTED, "containers": [container]}}
-        )
-        kube_cluster.await_object(
-            *("v1", "Pod", "pulled"), until=lambda pod: pod["status"]["phase"] == "Running", namespace=tenant.name
-        )
-
-
 class Trace:
     """What a running cluster has, and what of it is there later."""
 
@@ -162,7 +135,7 @@ def spaces(pid: int) -> set[str]:
 
 class TestNothingIsLeft:
     @pytest.fixture(scope="class")
-    def stopped(self, kube_cluster: KubeCluster) -> Iterator[Trace]:
+    def stopped(self, kube_cluster: KubeCluster, pod_registry: ImageRegistry) -> Iterator[Trace]:
         """What the shared cluster was made of, which is stopped for these tests."""
         if "BEAM_K8S_TEST_CLUSTER" in os.environ:
             pytest.skip("the cluster is not ours to stop")
@@ -201,3 +174,28 @@ class TestNothingIsLeft:
             owner.kill()
         assert len(processes) > 10
         await_gone(processes)
+
+
+def test_the_node_pulls_an_image_from_a_registry_that_it_was_told_of_before_it_was_stopped(
+    kube_cluster: KubeCluster, tenant: Tenant, pod_registry: ImageRegistry
+) -> None:
+    blobs = parts.images() / "blobs" / "sha256"
+    index = json.loads((parts.images() / "index.json").read_text())
+    (digest,) = (
+        manifest["digest"]
+        for manifest in index["manifests"]
+        if manifest["annotations"]["io.containerd.image.name"] == parts.PAUSE_IMAGE
+    )
+    content = (blobs / digest.removeprefix("sha256:")).read_bytes()
+    manifest = json.loads(content)
+    api = Registry(pod_registry.host, plain_http=True)
+    for blob in (manifest["config"], *manifest["layers"]):
+        api.send("pulled", blob["digest"], blobs / blob["digest"].removeprefix("sha256:"))
+    api.send_manifest("pulled", digest, content)
+    container = {**RESTRICTED["containers"][0], "name": "pulled", "image": f"{pod_registry.host}/pulled@{digest}"}
+    client.CoreV1Api(kube_cluster.client).create_namespaced_pod(
+        tenant.name, {"metadata": {"name": "pulled"}, "spec": {**RESTRICTED, "containers": [container]}}
+    )
+    kube_cluster.await_object(
+        *("v1", "Pod", "pulled"), until=lambda pod: pod["status"]["phase"] == "Running", namespace=tenant.name
+    )

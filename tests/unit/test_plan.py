@@ -1,6 +1,7 @@
 """The plan of a pipeline: pure, so plain values in and out."""
 
 import json
+from functools import cache
 
 import apache_beam as beam
 import pytest
@@ -17,6 +18,7 @@ from tests.cluster.launch import ROOT
 LOCAL = {"job_name": "j", "k8s_target": "local"}
 
 
+@cache
 def two_reads():
     pipeline = beam.Pipeline()
     for name, topics in (("Flights", ["flights"]), ("Weather", ["weather", "storms"])):
