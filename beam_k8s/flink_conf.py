@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from beam_k8s.settings import Settings
 
 __all__ = [
+    "PROMETHEUS",
+    "PROMETHEUS_PORT",
     "TaskManagerMemory",
     "cluster_conf",
     "is_secret",
@@ -23,6 +25,13 @@ MIB = 1 << 20
 JAVA_OPTIONS = "env.java.opts.all"
 PROMETHEUS_PORT = 9249
 """Flink's own default port of the reporter."""
+PROMETHEUS = {
+    "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
+    "metrics.reporter.prom.port": str(PROMETHEUS_PORT),
+    # Names of topics and jobs stay as they are; else Flink makes _ of each character that no identifier has.
+    "metrics.reporter.prom.filterLabelValueCharacters": "false",
+}
+"""Metrics as Prometheus scrapes them."""
 _SECRET = re.compile(
     r"(?!kubernetes\.|security\.delegation\.).*(password|secret|access[.-]key|fs\.azure\.account\.key|apikey"
     r"|auth-params|service-key|token|basic-auth|jaas\.config|http-headers)",
@@ -230,8 +239,7 @@ def kubernetes_conf(settings: Settings, folder: str, memory: TaskManagerMemory) 
         "state.savepoints.dir": f"{folder}/savepoints",
         # Flink's default configuration has them, but the operator mounts one of its own over it.
         JAVA_OPTIONS: " ".join(java_options()),
-        "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
-        "metrics.reporter.prom.port": str(PROMETHEUS_PORT),
+        **PROMETHEUS,
         # The pods of a job that has ended idle until then (the operator's default: a day). It is what a launcher needs
         # to read the last metrics and errors; the FlinkDeployment stays.
         "kubernetes.operator.jm-deployment.shutdown-ttl": "2 min",

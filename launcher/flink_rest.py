@@ -176,6 +176,10 @@ class Source:
     parallelism: int
     backlog: int | None
     """Records not read yet; None where the source does not tell."""
+    backlog_bytes: int | None = None
+    """Of keys and values, by the size of those read last."""
+    backlog_seconds: int | None = None
+    """That reading the partition takes which takes longest, at the present rate if nothing is added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +260,8 @@ def vertices(flink: FlinkReads, job_id: str) -> list[Vertex]:
 
 _PARTITION = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 _BACKLOG = re.compile(r"(^|\.)pendingRecords$")
+_BACKLOG_BYTES = re.compile(r"(^|\.)pendingBytes$")
+_BACKLOG_SECONDS = re.compile(r"(^|\.)pendingSeconds$")
 _READ = re.compile(r"^Source__.*\.numRecordsIn$")
 
 
@@ -279,7 +285,9 @@ def _source(flink: FlinkReads, job_id: str, vertex: dict[str, Any]) -> Source:
         topics=tuple(sorted({topic for topic, _ in partitions})),
         partitions=len(partitions),
         parallelism=vertex["parallelism"],
-        backlog=_sum(flink, path, metrics, _BACKLOG),
+        backlog=_over_subtasks("sum", flink, path, metrics, _BACKLOG),
+        backlog_bytes=_over_subtasks("sum", flink, path, metrics, _BACKLOG_BYTES),
+        backlog_seconds=_over_subtasks("max", flink, path, metrics, _BACKLOG_SECONDS),
     )
 
 
@@ -292,12 +300,12 @@ def _source_name(vertex: dict[str, Any]) -> str:
     return str(vertex["name"]).partition(" -> ")[0].removeprefix("Source: ")
 
 
-def _sum(flink: FlinkReads, path: str, metrics: list[str], kind: re.Pattern[str]) -> int | None:
-    """The sum over the subtasks of those of the metrics that are of a kind; None if none has a value."""
+def _over_subtasks(how: str, flink: FlinkReads, path: str, metrics: list[str], kind: re.Pattern[str]) -> int | None:
+    """The ``sum`` or ``max`` over the subtasks of those of the metrics that are of a kind; None if none has a value."""
     wanted = [name for name in metrics if kind.search(name)]
-    answer = flink.get(f"{path}?agg=sum&get={quote(','.join(wanted))}") if wanted else []
-    known = [value for each in answer if math.isfinite(value := float(each["sum"]))]
-    return round(sum(known)) if known else None
+    answer = flink.get(f"{path}?agg={how}&get={quote(','.join(wanted))}") if wanted else []
+    known = [value for each in answer if math.isfinite(value := float(each[how]))]
+    return round(sum(known) if how == "sum" else max(known)) if known else None
 
 
 _GET_CHARACTERS = 3000
@@ -411,7 +419,7 @@ def source_looks(flink: FlinkReads, job_id: str) -> list[SourceLook]:
             continue
         path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
         metrics = [each["id"] for each in flink.get(path)]
-        backlog, read = (_sum(flink, path, metrics, kind) for kind in (_BACKLOG, _READ))
+        backlog, read = (_over_subtasks("sum", flink, path, metrics, kind) for kind in (_BACKLOG, _READ))
         downstream, fed = [], {vertex["id"]}
         for other in job["vertices"]:  # in topological order
             if inputs[other["id"]] & fed:

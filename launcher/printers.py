@@ -30,7 +30,11 @@ def age(since: str | float, now: float) -> str:
     if not since:
         return "?"
     then = datetime.fromisoformat(since).timestamp() if isinstance(since, str) else since
-    seconds = max(0, int(now - then))
+    return duration(max(0, int(now - then)))
+
+
+def duration(seconds: int) -> str:
+    """So many seconds, as kubectl shows them."""
     for limit, unit, name, part, part_name in (
         (10 * _MINUTE, _MINUTE, "m", 1, "s"),
         (3 * _HOUR, _MINUTE, "m", 0, ""),
@@ -156,10 +160,12 @@ def _sources(sources: Sequence[Source]) -> list[str]:
             str(source.partitions or "-"),
             str(source.parallelism),
             "-" if source.backlog is None else str(source.backlog),
+            "-" if source.backlog_bytes is None else _bytes(source.backlog_bytes),
+            "-" if source.backlog_seconds is None else duration(source.backlog_seconds),
         ]
         for source in sources
     ]
-    return _section("Sources", ["NAME", "TOPIC", "PARTITIONS", "PARALLELISM", "BACKLOG"], rows)
+    return _section("Sources", ["NAME", "TOPIC", "PARTITIONS", "PARALLELISM", "BACKLOG", "SIZE", "TIME"], rows)
 
 
 def _checkpoints(checkpoints: Checkpoints, now: float) -> list[str]:

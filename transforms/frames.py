@@ -7,11 +7,12 @@ All numbers are big endian. *n* may be 0.
 
 Read frame (broker to pipeline)::
 
-    u8  version (1)
+    u8  version (2)
     u8  flags: bit 0 = with metadata
     i32 number of segments; each segment holds records of one partition:
         u16 length of topic, topic (UTF-8); i32 partition
-        i64 backlog: records the broker has beyond this segment, -1 = unknown
+        3 x i64 backlog: what the broker has beyond this segment, in records, bytes of keys and values, and ms that
+            reading it takes at the present rate; -1 = unknown
         u8  type of the records' timestamps: 0 create, 1 log append, 255 none
         i32 n
         n x i64 timestamp [ms since the epoch] by the read's timestamp policy
@@ -55,8 +56,8 @@ __all__ = [
     "NOT_GIVEN",
     "NO_TIMESTAMP_TYPE",
     "READ_VERSION",
-    "UNKNOWN_BACKLOG",
     "WRITE_VERSION",
+    "Backlog",
     "FrameError",
     "Header",
     "Record",
@@ -68,14 +69,12 @@ __all__ = [
     "encode_write_frame",
 ]
 
-READ_VERSION = 1
+READ_VERSION = 2
 WRITE_VERSION = 2
 
 CREATE_TIME = 0
 LOG_APPEND_TIME = 1
 NO_TIMESTAMP_TYPE = 255
-
-UNKNOWN_BACKLOG = -1
 
 NOT_GIVEN = -1
 """As a record's partition or timestamp to write: Kafka's producer chooses."""
@@ -87,7 +86,7 @@ _TOPICS = 4
 _PARTITIONS = 8
 
 _FRAME_HEAD = struct.Struct(">BBi")
-_SEGMENT_TAIL = struct.Struct(">iqBi")
+_SEGMENT_TAIL = struct.Struct(">iqqqBi")
 _U16 = struct.Struct(">H")
 _I16 = struct.Struct(">h")
 _I32 = struct.Struct(">i")
@@ -102,6 +101,16 @@ class FrameError(BeamK8sError):
     """Bytes are no frame of this version, or records do not fit into one."""
 
 
+class Backlog(NamedTuple):
+    """What the broker has beyond what was read of a partition; -1 = unknown."""
+
+    records: int = -1
+    bytes: int = -1
+    """Of keys and values, uncompressed, by the size of those read last."""
+    ms: int = -1
+    """That reading it takes at the present rate if nothing is added."""
+
+
 class Segment(NamedTuple):
     """Records of one partition, in the order of their offsets.
 
@@ -110,7 +119,7 @@ class Segment(NamedTuple):
 
     topic: str
     partition: int
-    backlog: int
+    backlog: Backlog
     timestamp_type: int
     timestamps: Sequence[int]
     records: Sequence[Record]
@@ -146,7 +155,7 @@ def encode_read_frame(segments: Sequence[Segment], *, metadata: bool) -> bytes:
             parts += (
                 _U16.pack(len(topic)),
                 topic,
-                _SEGMENT_TAIL.pack(segment.partition, segment.backlog, segment.timestamp_type, n),
+                _SEGMENT_TAIL.pack(segment.partition, *segment.backlog, segment.timestamp_type, n),
                 struct.pack(f">{n}q", *segment.timestamps),
             )
             if metadata:
@@ -176,7 +185,8 @@ def decode_read_frame(frame: bytes) -> list[Segment]:
             at += 2
             topic = frame[at : at + length].decode()
             at += length
-            partition, backlog, timestamp_type, n = _SEGMENT_TAIL.unpack_from(frame, at)
+            partition, *left, timestamp_type, n = _SEGMENT_TAIL.unpack_from(frame, at)
+            backlog = Backlog(*left)
             at += _SEGMENT_TAIL.size
             timestamps = struct.unpack_from(f">{n}q", frame, at)
             at += 8 * n

@@ -560,7 +560,7 @@ class Unpack(beam.DoFn):
         return values
 
     def _values(self, segment: frames.Segment) -> list[Any]:
-        self._backlog.set(segment.topic, segment.partition, segment.backlog)
+        self._backlog.set(segment)
         return [
             windowed_value(record, micros, _GLOBAL)
             for record, micros in zip(self._records(segment), _micros(segment.timestamps))  # noqa: B905 - hot
@@ -584,7 +584,7 @@ class UnpackAndDeserialize(Unpack):
         self._dead = Metrics.counter(metrics.NAMESPACE, metrics.DEAD_LETTERS)
 
     def _values(self, segment: frames.Segment) -> list[Any]:
-        self._backlog.set(segment.topic, segment.partition, segment.backlog)
+        self._backlog.set(segment)
         key, value = self._key, self._value
         values: list[Any] = []
         for index, ((k, v), micros) in enumerate(zip(segment.records, _micros(segment.timestamps))):  # noqa: B905 - hot

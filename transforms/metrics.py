@@ -5,7 +5,12 @@ A gauge or counter is looked up once and set once a segment or frame, never once
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from apache_beam.metrics import Metrics
+
+if TYPE_CHECKING:
+    from beam_k8s.transforms.frames import Segment
 
 __all__ = ["DEAD_LETTERS", "NAMESPACE", "RECORDS_READ", "RECORDS_WRITTEN", "BacklogGauges", "backlog_name"]
 
@@ -15,23 +20,32 @@ RECORDS_WRITTEN = "records_written"
 DEAD_LETTERS = "dead_letters"
 
 
-def backlog_name(topic: str, partition: int) -> str:
-    """Name of the gauge that holds the records [records] which the broker has beyond those read of a partition."""
-    return f"backlog_records.{topic}-{partition}"
+def backlog_name(topic: str, partition: int, unit: str = "records") -> str:
+    """Name of the gauge of what the broker has beyond what was read of a partition.
+
+    Args:
+        topic: its topic.
+        partition: its number.
+        unit: ``records``; ``bytes`` of keys and values, by the size of those read last; or ``seconds`` that reading it
+            takes at the present rate if nothing is added, as Dataflow's "backlog seconds".
+    """
+    return f"backlog_{unit}.{topic}-{partition}"
 
 
 class BacklogGauges:
     """The backlog gauges of the partitions that were seen so far."""
 
     def __init__(self) -> None:
-        self._gauges: dict[tuple[str, int], Metrics.DelegatingGauge] = {}
+        self._gauges: dict[tuple[str, int], tuple[Metrics.DelegatingGauge, ...]] = {}
 
-    def set(self, topic: str, partition: int, backlog: int) -> None:
-        """Set a partition's backlog [records]; a negative one is unknown and changes nothing."""
-        if backlog < 0:
-            return
-        gauge = self._gauges.get((topic, partition))
-        if gauge is None:
-            gauge = Metrics.gauge(NAMESPACE, backlog_name(topic, partition))
-            self._gauges[topic, partition] = gauge
-        gauge.set(backlog)
+    def set(self, segment: Segment) -> None:
+        """Set the gauges of a segment's partition; what is unknown of its backlog stays as it was."""
+        key = segment.topic, segment.partition
+        gauges = self._gauges.get(key)
+        if gauges is None:
+            names = (backlog_name(*key, unit) for unit in ("records", "bytes", "seconds"))
+            gauges = self._gauges[key] = tuple(Metrics.gauge(NAMESPACE, name) for name in names)
+        records, size, ms = segment.backlog
+        for gauge, value in zip(gauges, (records, size, ms if ms < 0 else -(-ms // 1000)), strict=True):
+            if value >= 0:
+                gauge.set(value)

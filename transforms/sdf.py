@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from beam_k8s.errors import ConfigError, KafkaError
 from beam_k8s.kafka_partitions import matching, misplaced
+from beam_k8s.transforms.backlog import PartitionBacklog
 from beam_k8s.transforms.clients import TopicPartition
 from beam_k8s.transforms.config import FRAME_BYTES
 from beam_k8s.transforms.frames import (
@@ -274,7 +276,7 @@ class _ReadParts(beam.DoFn):
         self._now_ms = now_ms
         self._rule = WatermarkRule(config.timestamp_policy, config.max_out_of_orderness_ms, config.idle_timeout_ms)
         self._open: dict[tuple[TopicPartition, ...], _Assigned] = {}
-        self._reported: dict[TopicPartition, int] = {}
+        self._backlogs: defaultdict[TopicPartition, PartitionBacklog] = defaultdict(PartitionBacklog)
         self._ran_dry: dict[TopicPartition, tuple[int, int]] = {}
         self._committer: _Committer | None = None
 
@@ -403,14 +405,13 @@ class _ReadParts(beam.DoFn):
     def _segment(self, name: TopicPartition, records: Sequence[ConsumerRecord], end: int) -> Segment:
         kind = _timestamp_type(records[0])
         own_times = [record.timestamp for record in records]
-        backlog = end - records[-1].offset - 1
-        self._reported[name] = backlog
+        pairs = [(record.key, record.value) for record in records]
         segment = Segment(
             *name,
-            backlog,
+            self._backlogs[name].add(end - records[-1].offset - 1, pairs, time.monotonic()),
             kind,
             self._rule.timestamps(own_times, is_log_append=kind == LOG_APPEND_TIME, now_ms=self._now_ms()),
-            [(record.key, record.value) for record in records],
+            pairs,
         )
         if self._config.with_metadata:
             segment = segment._replace(
@@ -470,10 +471,10 @@ class _ReadParts(beam.DoFn):
         return left == 0, told
 
     def _told(self, name: TopicPartition, backlog: int) -> list[Segment]:
-        if self._reported.get(name) == backlog:
+        known = self._backlogs[name]
+        if known.now.records == backlog:
             return []
-        self._reported[name] = backlog
-        return [Segment(*name, backlog, NO_TIMESTAMP_TYPE, (), ())]
+        return [Segment(*name, known.add(backlog, (), time.monotonic()), NO_TIMESTAMP_TYPE, (), ())]
 
 
 class ReadParts(_ReadParts):

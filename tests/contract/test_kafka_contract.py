@@ -537,7 +537,8 @@ def test_metrics_are_the_same_everywhere(kafka: Kafka) -> None:
     counters = {each.key.metric.name: each.result for each in found["counters"]}
     assert counters == {metrics.RECORDS_READ: 1_500, metrics.RECORDS_WRITTEN: 1_500}
     gauges = {each.key.metric.name: each.result.value for each in found["gauges"]}
-    assert gauges == {metrics.backlog_name(source, n): 0 for n in range(2)}
+    units = ("records", "bytes", "seconds")
+    assert gauges == {metrics.backlog_name(source, n, unit): 0 for n in range(2) for unit in units}
 
 
 @pytest.mark.usefixtures("failures_are_told")

@@ -165,7 +165,7 @@ class TestGet:
 def test_describe_shows_state_checkpoints_pods_and_events(count: Place) -> None:
     lines = [" ".join(line.split()) for line in count.says("describe", "count")]
     assert {"Name: count", f"Namespace: {count.namespace}", f"Job ID: {JOB_ID}", "State: RUNNING"} <= set(lines)
-    assert "numbers - - 1 -" in lines
+    assert "numbers - - 1 - - -" in lines
     assert any(line.startswith("Checkpoints: number ") for line in lines)
     (job_manager,) = count.pods("jobmanager")
     assert f"{job_manager} jobmanager Running yes 0 node -" in lines

@@ -1,14 +1,20 @@
 """What Flink tells of a job's sources and checkpoints, of a real job on real topics."""
 
+import re
 import time
 
 import apache_beam as beam
+import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_k8s import ReadFromKafka
+from beam_k8s.flink_conf import PROMETHEUS
 from beam_k8s.launcher import flink_rest, watch
+from tests.cluster.kafka import free_ports
 
 RECORDS = 20_000
+SIZE = 2001
+"""Bytes of key and value of each."""
 
 
 def slowly(record, stuck):
@@ -16,6 +22,19 @@ def slowly(record, stuck):
     while stuck.exists():
         time.sleep(0.1)
     return record
+
+
+def scraped(ports, metric):
+    """What Prometheus gets of a metric of partitions: (topic, partition, value), one for each subtask that tells it."""
+    text = ""
+    for port in ports:
+        try:
+            text += requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        except requests.ConnectionError:
+            continue  # a process less than ports
+    lines = re.findall(rf"^flink_taskmanager_job_task_operator_\w*{metric}{{(.*)}} (\S+)$", text, re.MULTILINE)
+    labels = [(dict(re.findall(r'(\w+)="([^"]*)"', each)), float(value)) for each, value in lines]
+    return [(each["topic"], int(each["partition"]), value) for each, value in labels]
 
 
 def test_a_source_tells_its_topic_its_partitions_and_what_is_left_to_read(broker, topic, tmp_path, monkeypatch, capsys):
@@ -27,21 +46,29 @@ def test_a_source_tells_its_topic_its_partitions_and_what_is_left_to_read(broker
     broker.produce(name, [(b"k", b"v" * 2000, {"partition": n % 3}) for n in range(RECORDS)])
     flags = ["--runner=FlinkK8s", "--k8s_target=local", "--k8s_task_slots=4", "--checkpointing_interval=1000"]
     flags += ["--k8s_flink_conf=metrics.fetcher.update-interval=500"]
+    ports = range(free_ports(1)[0], 2**16)[:9]
+    reporter = {**PROMETHEUS, "metrics.reporter.prom.port": f"{ports[0]}-{ports[-1]}"}
+    flags += [f"--k8s_flink_conf={key}={value}" for key, value in reporter.items()]
     pipeline = beam.Pipeline(options=PipelineOptions(flags))
     kafka = {"bootstrap.servers": broker.bootstrap_servers, "auto.offset.reset": "earliest"}
     pipeline | "Read" >> ReadFromKafka(kafka, [name]) | beam.Map(slowly, stuck)
     result = pipeline.run()
     try:
-        backlog = None
-        while backlog is None:
+        sources = []
+        while not sources or not sources[0].backlog or not sources[0].backlog_seconds:
             assert result.wait_until_finish(duration=200) is None
             if result.state == "RUNNING":
                 sources = flink_rest.sources(result.job.flink(), result.job.job_id)
-                if sources and sources[0].partitions == 3:
-                    backlog = sources[0].backlog
         (source,) = sources
-        assert source == flink_rest.Source("Read/Source", (name,), 3, 3, backlog)
-        assert 0 < backlog < RECORDS
+        assert (source.name, source.topics, source.partitions, source.parallelism) == ("Read/Source", (name,), 3, 3)
+        assert 0 < source.backlog < RECORDS
+        assert 0 < source.backlog_bytes < RECORDS * SIZE
+        assert source.backlog_bytes % SIZE == 0
+        # Four subtasks unpack what three read, yet each partition is told of once.
+        found = scraped(ports, "backlogBytes")
+        assert sorted(each[:2] for each in found) == [(name, n) for n in range(3)]
+        assert all(0 < value < RECORDS * SIZE and value % SIZE == 0 for *_, value in found)
+        assert {each[:2] for each in scraped(ports, "backlogSeconds")} == {each[:2] for each in found}
         checkpoints = flink_rest.checkpoints(result.job.flink(), result.job.job_id)
         while not checkpoints.completed:
             assert result.wait_until_finish(duration=200) is None

@@ -26,7 +26,7 @@ def segments(draw: st.DrawFn, *, metadata: bool) -> frames.Segment:
     segment = frames.Segment(
         draw(st.text(max_size=30)),
         draw(I32),
-        draw(I64),
+        frames.Backlog(draw(I64), draw(I64), draw(I64)),
         draw(st.sampled_from([0, 1, 255])),
         of(I64),
         records,
@@ -84,16 +84,17 @@ def test_the_bytes_of_a_read_frame_are_the_contract_with_the_java_part() -> None
     frame = frames.encode_read_frame(
         [
             frames.Segment(
-                "é", 7, 3, frames.CREATE_TIME, [10, 11], [(b"k", b"vv"), (None, None)],
+                "é", 7, frames.Backlog(3, 9), frames.CREATE_TIME, [10, 11], [(b"k", b"vv"), (None, None)],
                 offsets=[5, 6], record_timestamps=[10, 11], headers=[[("h", None), ("i", b"x")], []],
             )
         ],
         metadata=True,
     )  # fmt: skip
     assert frame.hex(" ") == (
-        "01 01 00 00 00 01"  # version, flags, segments
+        "02 01 00 00 00 01"  # version, flags, segments
         " 00 02 c3 a9 00 00 00 07"  # topic, partition
-        " 00 00 00 00 00 00 00 03 00 00 00 00 02"  # backlog, type, n
+        " 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 09 ff ff ff ff ff ff ff ff"  # backlog: records, bytes, ms
+        " 00 00 00 00 02"  # type, n
         " 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 0b"  # timestamps
         " 00 00 00 00 00 00 00 05 00 00 00 00 00 00 00 06"  # offsets
         " 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 0b"  # the records' own timestamps
@@ -159,4 +160,4 @@ def test_a_sequence_that_is_too_short_is_refused() -> None:
         with pytest.raises(frames.FrameError):
             frames.encode_write_frame(frames.WriteBatch([(b"k", b"v")], **{field: []}))
     with pytest.raises(frames.FrameError):
-        frames.encode_read_frame([frames.Segment("t", 0, 0, 0, [1], [(b"k", b"v")])], metadata=True)
+        frames.encode_read_frame([frames.Segment("t", 0, frames.Backlog(), 0, [1], [(b"k", b"v")])], metadata=True)

@@ -504,7 +504,8 @@ def test_a_step_that_makes_records_to_write_is_accepted() -> None:
 
 def test_a_strange_timestamp_does_not_stop_the_job() -> None:
     times = [-(2**63), -1, 0, 2**63 - 1]
-    frame = frames.encode_read_frame([frames.Segment("t", 0, 0, 0, times, [(b"", b"")] * 4)], metadata=False)
+    segment = frames.Segment("t", 0, frames.Backlog(), 0, times, [(b"", b"")] * 4)
+    frame = frames.encode_read_frame([segment], metadata=False)
     values = list(kafka.Unpack().process(frame))
     assert [value.timestamp.micros for value in values[1:3]] == [-1000, 0]
 
@@ -512,7 +513,7 @@ def test_a_strange_timestamp_does_not_stop_the_job() -> None:
 ONE_BAD = frames.encode_read_frame(
     [
         frames.Segment(
-            "t", 3, 0, frames.CREATE_TIME, [10, 11], [(b"\xff", None), (None, b"v")],
+            "t", 3, frames.Backlog(), frames.CREATE_TIME, [10, 11], [(b"\xff", None), (None, b"v")],
             offsets=[5, 8], record_timestamps=[20, 21], headers=[[("h", None)], []],
         )
     ],

@@ -139,7 +139,7 @@ class Call:
         """Run to the next frame; False if the call has returned."""
         for output in self._calls:
             for segment in frames.decode_read_frame(output.value):
-                self.backlogs.append(segment.backlog)
+                self.backlogs.append(segment.backlog.records)
                 self.offsets += [timestamp - 1_000 for timestamp in segment.timestamps]
             return True
         assert self.tracker.check_done()

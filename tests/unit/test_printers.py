@@ -151,7 +151,7 @@ def description(**given):
     }
     facts = {
         "status": RUNNING,
-        "sources": (Source("Read", ("words",), 3, 3, 1234),),
+        "sources": (Source("Read", ("words",), 3, 3, 1234, 5 << 20, 150), Source("Old", (), 0, 1, None)),
         "checkpoints": Checkpoints(7, 1, 8, NOW - 5, 3 << 20, 0.25),
         "unanswered": "",
         "pods": (pod_of(POD),),
@@ -166,7 +166,8 @@ def test_a_job_is_described():
         "Name: flights",
         "State: RUNNING",
         "Workers: 3 wanted, 1 ready, 1 slots each",
-        "Read words 3 3 1234",
+        "Read words 3 3 1234 5.0 MiB 2m30s",
+        "Old - - 1 - - -",
         "Checkpoints: number 8, 5s ago, 3.0 MiB in 0.2 s; 7 completed, 1 failed",
         "flights-taskmanager-x taskmanager Running yes 0 node-1 -",
         "10s (x2) Warning pod/flights-taskmanager-x Failed cannot pull",

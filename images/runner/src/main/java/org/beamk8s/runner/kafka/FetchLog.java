@@ -128,7 +128,7 @@ public final class FetchLog {
 
     /** Offsets from {@code offset} to the end, or -1 if not known. */
     long backlog(long offset) {
-      return end == END_UNKNOWN ? ReadFrame.BACKLOG_UNKNOWN : Math.max(0, end - offset);
+      return end == END_UNKNOWN ? PartitionBacklog.UNKNOWN : Math.max(0, end - offset);
     }
   }
 }

@@ -6,7 +6,10 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.function.Function;
+import java.util.function.ToLongFunction;
+import java.util.stream.LongStream;
 import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
 import org.apache.beam.sdk.util.WindowedValue;
 import org.apache.flink.api.common.eventtime.Watermark;
@@ -52,7 +55,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   private final WakeUpTimer timer = new WakeUpTimer();
 
   private Map<TopicPartition, Position> positions = Map.of();
-  private final Map<TopicPartition, Long> toldBacklogs = new HashMap<>();
+  private final Map<TopicPartition, PartitionBacklog> backlogs = new ConcurrentHashMap<>();
   private final Map<String, TopicPartition> partitions = new HashMap<>();
   private final Set<TopicPartition> finished = new HashSet<>();
   private boolean allAssigned;
@@ -76,6 +79,10 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     this.frame = new ReadFrame(spec.withMetadata());
     this.size = size;
     this.records = records.apply(log);
+    context.metricGroup().setPendingBytesGauge(() -> known(PartitionBacklog::bytes).sum());
+    context
+        .metricGroup()
+        .gauge("pendingSeconds", () -> known(PartitionBacklog::seconds).max().orElse(0));
   }
 
   @Override
@@ -168,24 +175,40 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
         (partition, position) -> {
           if (!frame.hasRecords(partition)
               && partitions.containsValue(partition)
-              && !Long.valueOf(position.backlog(position.next))
-                  .equals(toldBacklogs.get(partition))) {
+              && (!backlogs.containsKey(partition)
+                  || backlogs.get(partition).records() != position.backlog(position.next))) {
             frame.addBacklog(partition);
           }
         });
   }
 
-  private long backlog(ReadFrame.Segment segment) {
+  private PartitionBacklog backlog(ReadFrame.Segment segment) {
     Position position = positions.get(segment.partition);
-    long backlog = ReadFrame.BACKLOG_UNKNOWN;
+    long left = PartitionBacklog.UNKNOWN;
     if (finished.contains(segment.partition)) {
-      backlog = 0; // a bounded read wants nothing beyond its end
+      left = 0; // a bounded read wants nothing beyond its end
     } else if (position != null) {
       // A last record before markers or compacted records: those are no backlog.
-      backlog = position.backlog(Math.max(segment.nextOffset(), position.next));
+      left = position.backlog(Math.max(segment.nextOffset(), position.next));
     }
-    toldBacklogs.put(segment.partition, backlog);
+    PartitionBacklog backlog = backlogs.computeIfAbsent(segment.partition, this::newBacklog);
+    backlog.add(left, segment.records(), segment.bytes(), clock.relativeTimeMillis());
     return backlog;
+  }
+
+  private PartitionBacklog newBacklog(TopicPartition partition) {
+    PartitionBacklog backlog = new PartitionBacklog();
+    backlog.register(
+        context
+            .metricGroup()
+            .addGroup("KafkaSourceReader") // the connector's group
+            .addGroup("topic", partition.topic())
+            .addGroup("partition", Integer.toString(partition.partition())));
+    return backlog;
+  }
+
+  private LongStream known(ToLongFunction<PartitionBacklog> backlog) {
+    return backlogs.values().stream().mapToLong(backlog).filter(each -> each >= 0);
   }
 
   private long currentWatermark() {
@@ -316,8 +339,8 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       TopicPartition partition = partitions.remove(splitId);
       finished.add(partition);
       watermarks.remove(partition);
-      Long told = toldBacklogs.remove(partition);
-      if (told != null && told != 0 && !frame.hasRecords(partition)) {
+      PartitionBacklog told = backlogs.get(partition);
+      if (told != null && told.records() != 0 && !frame.hasRecords(partition)) {
         frame.addBacklog(partition); // none is left: nobody tells of it any more
       }
     }

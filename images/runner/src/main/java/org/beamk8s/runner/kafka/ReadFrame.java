@@ -7,7 +7,7 @@ import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.function.ToLongFunction;
+import java.util.function.Function;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.header.Header;
@@ -18,7 +18,8 @@ import org.apache.kafka.common.record.TimestampType;
  *
  * <pre>
  * u8 version, u8 flags (bit 0: metadata), i32 segments, then each segment:
- *   u16 length + topic, i32 partition, i64 backlog (-1 unknown), u8 timestamp type (255 none), i32 n
+ *   u16 length + topic, i32 partition, 3 x i64 backlog (records, bytes, ms; -1 unknown),
+ *   u8 timestamp type (255 none), i32 n
  *   n x i64 event time ms, [n x i64 offset, n x i64 record timestamp ms]
  *   n x i32 key length, n x i32 value length (-1 null), [n x i32 header block length]
  *   n x (key, value, [header block: i16 count, count x (i16 length + name, i32 length + value)])
@@ -28,9 +29,8 @@ import org.apache.kafka.common.record.TimestampType;
  * without records only tells a backlog.
  */
 final class ReadFrame {
-  static final byte VERSION = 1;
+  static final byte VERSION = 2;
   static final byte FLAG_METADATA = 1;
-  static final long BACKLOG_UNKNOWN = -1;
 
   /** Bytes of keys and values after which a frame is full: bounds what one element weighs. */
   private static final int FULL_BYTES = 1 << 20;
@@ -92,12 +92,12 @@ final class ReadFrame {
   }
 
   /** The frame's bytes; asks {@code backlog} for each segment, and starts over with none. */
-  byte[] take(ToLongFunction<Segment> backlog) {
+  byte[] take(Function<Segment, PartitionBacklog> backlog) {
     List<byte[]> headers = withMetadata ? headerBlocks() : List.of();
     long size = 6;
     for (Segment segment : segments.values()) {
       int perRecord = withMetadata ? 36 : 16;
-      size += 2 + segment.topic.length + 17L + (long) perRecord * segment.records.size();
+      size += 2 + segment.topic.length + 33L + (long) perRecord * segment.records.size();
     }
     size += bytes;
     for (byte[] block : headers) {
@@ -107,7 +107,7 @@ final class ReadFrame {
     frame.put(VERSION).put(withMetadata ? FLAG_METADATA : 0).putInt(segments.size());
     int header = 0;
     for (Segment segment : segments.values()) {
-      segment.writeArrays(frame, backlog.applyAsLong(segment), headers, header);
+      segment.writeArrays(frame, backlog.apply(segment), headers, header);
       for (ConsumerRecord<byte[], byte[]> record : segment.records) {
         put(frame, record.key());
         put(frame, record.value());
@@ -178,6 +178,7 @@ final class ReadFrame {
     private final byte[] topic;
     private final List<ConsumerRecord<byte[], byte[]>> records = new ArrayList<>();
     private long[] timestamps = {};
+    private long bytes;
 
     private Segment(TopicPartition partition, int timestampType) {
       this.partition = partition;
@@ -196,6 +197,16 @@ final class ReadFrame {
       }
       timestamps[records.size()] = timestamp;
       records.add(record);
+      bytes += length(record.key()) + (long) length(record.value());
+    }
+
+    int records() {
+      return records.size();
+    }
+
+    /** Of keys and values. */
+    long bytes() {
+      return bytes;
     }
 
     private boolean takes(TopicPartition other, TimestampType type) {
@@ -203,9 +214,10 @@ final class ReadFrame {
     }
 
     private void writeArrays(
-        ByteBuffer frame, long backlog, List<byte[]> headers, int firstHeader) {
+        ByteBuffer frame, PartitionBacklog backlog, List<byte[]> headers, int firstHeader) {
       frame.putShort(unsigned16(topic.length)).put(topic).putInt(partition.partition());
-      frame.putLong(backlog).put((byte) timestampType).putInt(records.size());
+      frame.putLong(backlog.records()).putLong(backlog.bytes()).putLong(backlog.millis());
+      frame.put((byte) timestampType).putInt(records.size());
       for (int i = 0; i < records.size(); i++) {
         frame.putLong(timestamps[i]);
       }

@@ -25,6 +25,13 @@ public class FramesTest {
   private static final TopicPartition A = new TopicPartition("tä", 3);
   private static final TopicPartition B = new TopicPartition("u", 0);
 
+  /** After a record of two bytes. */
+  private static PartitionBacklog backlog(long left) {
+    PartitionBacklog backlog = new PartitionBacklog();
+    backlog.add(left, 1, 2, 0);
+    return backlog;
+  }
+
   /** The bytes themselves, as the Python side must read exactly these. */
   @Test
   public void aReadFrameIsLaidOutAsAgreed() {
@@ -33,15 +40,17 @@ public class FramesTest {
     frame.add(A, record(A, 8, 900, TimestampType.CREATE_TIME, null, "val"), 900);
     frame.addBacklog(B);
     assertEquals(900, frame.leastTimestamp());
-    byte[] bytes = frame.take(segment -> segment.partition.equals(A) ? 5 : -1);
+    byte[] bytes = frame.take(segment -> backlog(segment.partition.equals(A) ? 5 : -1));
     assertEquals(
-        "01" + "00" + "00000002"
-            + "0003" + "74c3a4" + "00000003" + "0000000000000005" + "00" + "00000002"
+        "02" + "00" + "00000002"
+            + "0003" + "74c3a4" + "00000003"
+            + "0000000000000005" + "000000000000000a" + "ffffffffffffffff" + "00" + "00000002"
             + "00000000000003e8" + "0000000000000384"
             + "00000001" + "ffffffff"
             + "ffffffff" + "00000003"
             + "6b" + "76616c"
-            + "0001" + "75" + "00000000" + "ffffffffffffffff" + "ff" + "00000000",
+            + "0001" + "75" + "00000000"
+            + "ffffffffffffffff".repeat(3) + "ff" + "00000000",
         HexFormat.of().formatHex(bytes));
     assertTrue(frame.isEmpty());
     assertFalse(frame.hasRecords());
@@ -56,13 +65,13 @@ public class FramesTest {
     ReadFrame frame = new ReadFrame(true);
     frame.add(B, record, 2000);
     assertEquals(
-        "01" + "01" + "00000001"
-            + "0001" + "75" + "00000000" + "0000000000000000" + "01" + "00000001"
+        "02" + "01" + "00000001"
+            + "0001" + "75" + "00000000" + "0000000000000000".repeat(3) + "01" + "00000001"
             + "00000000000007d0" + "0000000000000007" + "00000000000003e8"
             + "00000001" + "00000001" + "00000011"
             + "6b" + "76"
             + "0002" + "0001" + "68" + "00000001" + "78" + "0001" + "6e" + "ffffffff",
-        HexFormat.of().formatHex(frame.take(segment -> 0)));
+        HexFormat.of().formatHex(frame.take(segment -> backlog(0))));
   }
 
   @Test
@@ -78,7 +87,7 @@ public class FramesTest {
             frame.take(
                 segment -> {
                   nextOffsets.add(segment.nextOffset());
-                  return 0;
+                  return backlog(0);
                 }));
     assertEquals(3, bytes.getInt(2));
     assertEquals(List.of(3L, 2L, 4L), nextOffsets);

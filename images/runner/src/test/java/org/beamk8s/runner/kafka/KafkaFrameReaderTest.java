@@ -24,6 +24,7 @@ import org.apache.flink.api.connector.source.SourceReader;
 import org.apache.flink.api.connector.source.SourceReaderContext;
 import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
 import org.apache.flink.core.io.InputStatus;
+import org.apache.flink.metrics.groups.UnregisteredMetricsGroup;
 import org.apache.flink.util.clock.ManualClock;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.common.TopicPartition;
@@ -297,6 +298,9 @@ public class KafkaFrameReaderTest {
             getClass().getClassLoader(),
             new Class<?>[] {SourceReaderContext.class},
             (proxy, method, arguments) -> {
+              if (method.getName().equals("metricGroup")) {
+                return UnregisteredMetricsGroup.createSourceReaderMetricGroup();
+              }
               questions.add(arguments[0]);
               return null;
             });
@@ -313,9 +317,9 @@ public class KafkaFrameReaderTest {
           ByteBuffer data = ByteBuffer.wrap(frame.getValue());
           int records = 0;
           for (int segment = data.getInt(2), at = 6; segment > 0; segment--) {
-            int n = data.getInt(at + 2 + data.getShort(at) + 13);
+            int n = data.getInt(at + 2 + data.getShort(at) + 29);
             records += n;
-            int arrays = at + 2 + data.getShort(at) + 17;
+            int arrays = at + 2 + data.getShort(at) + 33;
             int payload = 0;
             for (int i = 0; i < 2 * n; i++) {
               payload += Math.max(0, data.getInt(arrays + 8 * n + 4 * i));
