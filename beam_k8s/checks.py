@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,7 +16,7 @@ from beam_k8s.status import is_ours
 from beam_k8s.versions import BEAM, FLINK, OPERATORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "Finding",
@@ -34,6 +35,7 @@ __all__ = [
     "probe_pod",
     "quota_errors",
     "rights_error",
+    "room_for_workers",
     "scaler_errors",
     "version_finding",
 ]
@@ -131,29 +133,33 @@ def needs_of(deployment: Mapping[str, Any]) -> Needs:
     Args:
         deployment: the document, as it will be or is.
     """
-    spec = deployment["spec"]
-    conf = spec.get("flinkConfiguration") or {}
-    resources = dict.fromkeys(("pods", "requests.cpu", "limits.cpu", "requests.memory", "limits.memory"), Decimal(0))
-    for part, role in (("jobManager", "jobmanager"), ("taskManager", "taskmanager")):
-        wanted = spec.get(part) or {}
-        count = wanted.get("replicas") or 1
-        resource = wanted.get("resource") or {}
-        sizes = {
-            "cpu": Decimal(str(resource.get("cpu") or 1)),
-            "memory": _flink_memory(str(resource.get("memory") or "0")),
-        }
-        resources["pods"] += count
-        for name, size in sizes.items():
-            factor = Decimal(conf.get(f"kubernetes.{role}.{name}.limit-factor", "1"))
-            resources[f"requests.{name}"] += count * size
-            resources[f"limits.{name}"] += count * size * factor
-    # A quota may name them so too.
-    resources |= {"count/pods": resources["pods"]}
-    resources |= {name: resources[f"requests.{name}"] for name in ("cpu", "memory")}
+    spec, conf = deployment["spec"], _conf(deployment)
+    parts = [_asked(spec.get(f"{part}Manager") or {}, f"{part}manager", conf) for part in ("job", "task")]
+    resources = {name: sum((part[name] for part in parts), Decimal(0)) for name in parts[0]}
     volumes = ((spec.get("podTemplate") or {}).get("spec") or {}).get("volumes") or ()
     claims = tuple(v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v)
     account = spec.get("serviceAccount") or "default"
     return Needs(deployment["metadata"]["namespace"], account, claims, resources)
+
+
+def _conf(deployment: Mapping[str, Any]) -> Mapping[str, str]:
+    return deployment["spec"].get("flinkConfiguration") or {}
+
+
+def _asked(manager: Mapping[str, Any], role: str, conf: Mapping[str, str]) -> dict[str, Decimal]:
+    """What the pods of a part of a FlinkDeployment ask for, by the names of quotas."""
+    count = Decimal(manager.get("replicas") or 1)
+    resource = manager.get("resource") or {}
+    resources = {"pods": count, "count/pods": count}
+    sizes = {
+        "cpu": Decimal(str(resource.get("cpu") or 1)),
+        "memory": _flink_memory(str(resource.get("memory") or "0")),
+    }
+    for name, size in sizes.items():
+        factor = Decimal(conf.get(f"kubernetes.{role}.{name}.limit-factor", "1"))
+        resources[name] = resources[f"requests.{name}"] = count * size  # a quota may name them so too
+        resources[f"limits.{name}"] = count * size * factor
+    return resources
 
 
 def crd_error(versions: Sequence[str], group: str) -> BeamK8sError | None:
@@ -218,26 +224,38 @@ def claim_error(namespace: str, name: str, claim: Mapping[str, Any] | None) -> B
 def quota_errors(needs: Needs, quotas: Iterable[Mapping[str, Any]]) -> list[BeamK8sError]:
     """What the namespace's ResourceQuotas have too little of for one more job like this."""
     errors: list[BeamK8sError] = []
-    for quota in quotas:
-        scopes = (quota.get("spec") or {}).get("scopes") or ()
-        if (quota.get("spec") or {}).get("scopeSelector") or "Terminating" in scopes or "BestEffort" in scopes:
-            continue  # not, or not surely, about our pods
-        status = quota.get("status") or {}
-        for name, hard in sorted((status.get("hard") or {}).items()):
-            if name not in needs.resources:
-                continue
-            left = quantity(hard) - quantity((status.get("used") or {}).get(name, "0"))
-            if needs.resources[name] > left:
-                wanted, free = (_amount(name, number) for number in (needs.resources[name], max(left, Decimal(0))))
-                errors.append(
-                    KubernetesError(
-                        f"quota {quota['metadata']['name']} of namespace {needs.namespace}: the job needs {wanted} of "
-                        f"{name}, {free} of {_amount(name, quantity(hard))} are left.",
-                        hint="Ask for less (--num_workers, --machine_type, --k8s_worker_cpu), stop other jobs, or have "
-                        "the ResourceQuota raised.",
-                    )
+    for quota, name, hard, left in _left(quotas):
+        if needs.resources.get(name, 0) > left:
+            wanted, free = (_amount(name, number) for number in (needs.resources[name], max(left, Decimal(0))))
+            errors.append(
+                KubernetesError(
+                    f"quota {quota} of namespace {needs.namespace}: the job needs {wanted} of {name}, {free} of "
+                    f"{_amount(name, hard)} are left.",
+                    hint="Ask for less (--num_workers, --machine_type, --k8s_worker_cpu), stop other jobs, or have "
+                    "the ResourceQuota raised.",
                 )
+            )
     return errors
+
+
+def room_for_workers(deployment: Mapping[str, Any], quotas: Iterable[Mapping[str, Any]]) -> int | None:
+    """For how many more TaskManagers a FlinkDeployment's namespace has room by its quotas; None: for any number."""
+    one = _asked((deployment["spec"].get("taskManager") or {}) | {"replicas": 1}, "taskmanager", _conf(deployment))
+    rooms = [int(max(left, Decimal(0)) // one[name]) for _, name, _, left in _left(quotas) if one.get(name)]
+    return min(rooms, default=None)
+
+
+def _left(quotas: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, Decimal, Decimal]]:
+    """Of quotas that surely are about our pods: name, resource, how much of it is allowed, how much is left."""
+    for quota in quotas:
+        spec, status = quota.get("spec") or {}, quota.get("status") or {}
+        scopes = spec.get("scopes") or ()
+        if spec.get("scopeSelector") or "Terminating" in scopes or "BestEffort" in scopes:
+            continue
+        for name, text in sorted((status.get("hard") or {}).items()):
+            with suppress(ValueError):
+                hard = quantity(text)
+                yield quota["metadata"]["name"], name, hard, hard - quantity((status.get("used") or {}).get(name, "0"))
 
 
 def _amount(name: str, number: Decimal) -> str:

@@ -94,6 +94,7 @@ class JobFigures:
             ends={self._name(key): end for key, end in ends.items()},
             cpu=workers.cpu,
             useful=-(-max(counts) // self._slots) or None,
+            quota=None if workers.room is None else workers.wanted + workers.room,
         )
 
     def _name(self, partition: _Partition) -> str:
@@ -183,7 +184,7 @@ class TellPeople:
             news = None if acted else (decision.current, decision.target)
             verb = "scales" if acted else "would scale"
             text = f"{verb} from {decision.current} to {decision.target} workers: {decision.text}"
-        elif decision.reason in {Reason.AT_LIMIT, Reason.NOT_OURS} or self._unreachable == _PATIENCE:
+        elif decision.reason in {Reason.AT_LIMIT, Reason.FUTILE, Reason.NOT_OURS} or self._unreachable == _PATIENCE:
             news, text = decision.reason, f"leaves the workers as they are: {decision.text}"
         else:
             return

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from beam_k8s import checks
 from beam_k8s.checks import Finding
 from beam_k8s.errors import BeamK8sError, Forbidden, NotFound
-from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, SECRETS, Kind
+from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, QUOTAS, SECRETS, Kind
 from beam_k8s.launcher.service import missing_verbs
 from beam_k8s.pods import trouble_of_pods
 
@@ -30,7 +30,6 @@ __all__ = ["examine", "preflight"]
 ACCOUNTS = Kind("", "v1", "serviceaccounts")
 AUTOSCALERS = Kind("autoscaling", "v2", "horizontalpodautoscalers")
 CLAIMS = Kind("", "v1", "persistentvolumeclaims")
-QUOTAS = Kind("", "v1", "resourcequotas")
 _DEPLOYMENTS = Kind("apps", "v1", "deployments")
 _REVIEWS = Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews")
 _OPERATORS = "app.kubernetes.io/name=flink-kubernetes-operator"

@@ -74,6 +74,7 @@ class Kind:
 
 DEPLOYMENTS = Kind("flink.apache.org", "v1beta1", "flinkdeployments")
 PODS = Kind("", "v1", "pods")
+QUOTAS = Kind("", "v1", "resourcequotas")
 SECRETS = Kind("", "v1", "secrets")
 EVENTS = Kind("", "v1", "events")
 LEASES = Kind("coordination.k8s.io", "v1", "leases")

@@ -58,7 +58,7 @@ class KubernetesWorkers:
         spent = sum(used[worker] - self._used[worker] for worker in both)
         cpu = spent / (now - self._at) / status.worker_cpu / len(both) if both else math.nan
         self._at, self._used = now, used
-        return WorkerFigures(status.workers, cpu)
+        return WorkerFigures(status.workers, cpu, self._service.room_for_workers(self._namespace, self._name))
 
     def load(self) -> Memory:
         """See Workers."""

@@ -7,6 +7,7 @@ one patch and waits, for a bounded time, until the operator has done it. Only jo
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,11 +19,21 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from beam_k8s.errors import BeamK8sError, ConfigError, Conflict, JobFailed, KubernetesError, NotFound, TimedOut
+from beam_k8s.checks import room_for_workers
+from beam_k8s.errors import (
+    BeamK8sError,
+    ConfigError,
+    Conflict,
+    Forbidden,
+    JobFailed,
+    KubernetesError,
+    NotFound,
+    TimedOut,
+)
 from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, SECRETS, Kind, owner_of
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, QUOTAS, SECRETS, Kind, owner_of
 from beam_k8s.launcher.leases import Lease
 from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
@@ -49,7 +60,7 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (EVENTS, "", ("list",)),
     # Whoever scales a job holds its Lease.
     (LEASES, "", ("get", "create", "patch")),
-    (Kind("", "v1", "resourcequotas"), "", ("list",)),
+    (QUOTAS, "", ("list",)),
     (Kind("", "v1", "persistentvolumeclaims"), "", ("get",)),
     (Kind("", "v1", "serviceaccounts"), "", ("get",)),
     (Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews"), "", ("create",)),
@@ -62,6 +73,8 @@ _GRACE_SECONDS = 60
 """For so long the operator tries a savepoint again before it says that it failed."""
 _QUIET_SECONDS = 2.0
 """Without a change for so long, the operator is done with writing a status: on a busy machine that took one second."""
+_QUOTA_SECONDS = 10
+"""For so long the quotas of a namespace are not read again: many jobs may be in it."""
 _SUBMIT_SECONDS = 1800
 """Longest wait for a submission: it may build an image."""
 _ERRORS: Mapping[int, type[BeamK8sError]] = {
@@ -96,6 +109,8 @@ class KubernetesOperatorService:
         self._caches: dict[str, JobCache] | None = {} if cache else None
         self._lock = threading.Lock()
         """Of the dictionary."""
+        self._quotas: dict[str, tuple[float, list[dict[str, Any]]]] = {}
+        """By namespace: when they were read, and they."""
 
     def __enter__(self) -> Self:
         return self
@@ -285,6 +300,24 @@ class KubernetesOperatorService:
             )
         self._change(found, {"replicas": replicas}, subresource="scale")
         return self._seen(self._get(namespace, name))
+
+    def room_for_workers(self, namespace: str, name: str) -> int | None:
+        """How many more TaskManagers of a job the namespace's quotas have room for, as they were a few seconds ago.
+
+        Returns:
+            None: any number, or nobody may look at quotas.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        read, quotas = self._quotas.get(namespace, (-math.inf, []))
+        if time.monotonic() - read > _QUOTA_SECONDS:
+            try:
+                quotas, _ = self._kube.find(QUOTAS, namespace)
+            except Forbidden:
+                quotas = []
+            self._quotas[namespace] = time.monotonic(), quotas
+        return room_for_workers(self._get(namespace, name), quotas) if quotas else None
 
     def rescale(self, namespace: str, name: str, current: int, target: int, notes: Mapping[str, str]) -> None:
         """Run a job on another number of TaskManagers and keep annotations, both or neither; returns at once.

@@ -37,6 +37,8 @@ class WorkerFigures:
     """That the job was told to have."""
     cpu: float
     """Of all that run since the last look, JVM and Python together, as a share of what they may use; NaN: not known."""
+    room: int | None = None
+    """For how many more there is room; None: for any number."""
 
 
 class Workers(Protocol):

@@ -42,10 +42,19 @@ def decide(seen: Evaluation, limits: Limits, memory: Memory, settings: Autoscale
             return Rescale(seen.workers, target, wish.text)
         return Hold(Reason.AT_LIMIT, f"{wish.text}; {limits.least} is the least")
     if wish.target > seen.ready:
-        target = min(wish.target, limits.useful)
+        most, futile = limits.useful, memory.futile
+        if futile is not None and seen.at < futile.until and wish.target > futile.workers:
+            most = min(most, max(futile.workers, limits.least))
+        target = min(wish.target, most)
         if target > seen.workers:
             return Rescale(seen.workers, target, wish.text)
         if seen.ready < min(target, seen.workers):
             return Hold(Reason.RESCALING, f"{wish.text}; {seen.workers - seen.ready} workers have not joined yet")
+        if futile is not None and most < limits.useful:
+            minutes = math.ceil((futile.until - seen.at) / 60)
+            return Hold(
+                Reason.FUTILE,
+                f"{wish.text}; more than {futile.workers} did not help, they are tried again in {minutes} min",
+            )
         return Hold(Reason.AT_LIMIT, f"{wish.text}; {limits.useful} is the most that is allowed or has partitions")
     return Hold(Reason.FINE, wish.text)

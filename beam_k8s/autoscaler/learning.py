@@ -5,19 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from beam_k8s.autoscaler.model import Futile, Rise
 from beam_k8s.autoscaler.policies import evenness
 
 if TYPE_CHECKING:
-    from beam_k8s.autoscaler.model import Evaluation, Memory, Observation
+    from beam_k8s.autoscaler.model import Evaluation, Memory, Observation, Rescale
     from beam_k8s.autoscaler.settings import AutoscalerSettings
 
-__all__ = ["learn_capacity", "learn_pause"]
+__all__ = ["learn_capacity", "learn_gain", "learn_pause", "rescaled"]
 
 _NEW = 0.3
 """Weight of what is new."""
 _SATURATED = 2.0
 _FULL = 0.95
 """Of full CPU: as good as full."""
+_GAIN = 0.1
+"""Least share of what more workers promise that they must bring: the default of the Flink operator's autoscaler
+(``job.autoscaler.scaling.effectiveness.threshold``)."""
 
 
 def learn_capacity(memory: Memory, seen: Evaluation, settings: AutoscalerSettings) -> Memory:
@@ -57,3 +61,26 @@ def learn_pause(memory: Memory, before: Observation | None, seen: Observation, i
         return memory  # it started again for another reason
     pause = max(5.0, seen.started - max(before.at + interval / 2, memory.rescaled_at))
     return replace(memory, pause=pause if memory.pause is None else (memory.pause + pause) / 2)
+
+
+def rescaled(memory: Memory, change: Rescale, seen: Evaluation, now: float) -> Memory:
+    """What is to be remembered of a change that is asked for now, for what the job is like."""
+    more = change.target > change.current and seen.least_backlog_time > _SATURATED
+    rise = Rise(seen.ready, seen.best) if more else None
+    return replace(memory, rescaled_at=now, target=change.target, rise=rise)
+
+
+def learn_gain(memory: Memory, seen: Evaluation, settings: AutoscalerSettings) -> Memory:
+    """Whether more workers, asked for under a backlog, have helped; if not, more are not tried again for a while.
+
+    They are judged once they have all worked through two windows under a backlog. Without one they have helped.
+    """
+    rise = memory.rise
+    if rise is None or seen.at <= memory.rescaled_at or seen.ready != memory.target:
+        return memory
+    promised = rise.rate * (memory.target / rise.workers - 1)
+    if seen.least_backlog_time <= _SATURATED or seen.best >= rise.rate + _GAIN * promised:
+        return replace(memory, rise=None, futile=None)
+    if seen.at < memory.rescaled_at + settings.settle + 2 * settings.window + (memory.pause or 0.0):
+        return memory
+    return replace(memory, rise=None, futile=Futile(rise.workers, seen.at + settings.remember))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.decide import decide
-from beam_k8s.autoscaler.learning import learn_capacity, learn_pause
+from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, rescaled
 from beam_k8s.autoscaler.model import Decision, Evaluation, Hold, Limits, Memory, Reason, Rescale
 from beam_k8s.autoscaler.window import Window
 from beam_k8s.errors import BeamK8sError
@@ -67,7 +66,8 @@ class Autoscaler:
             decision, seen = self._decide(self._memory)
             if acted := self._act and isinstance(decision, Rescale):
                 assert isinstance(decision, Rescale)  # noqa: S101 - for the type checker
-                memory = replace(self._memory, rescaled_at=self._clock(), target=decision.target)
+                assert seen is not None  # noqa: S101 - for the type checker
+                memory = rescaled(self._memory, decision, seen, self._clock())
                 self._realizer.rescale(decision, memory)
                 self._memory = memory
         except BeamK8sError as error:
@@ -95,4 +95,4 @@ class Autoscaler:
         if observation.started is not None:
             self._ran = observation
         if isinstance(found, Evaluation):
-            self._memory = learn_capacity(self._memory, found, self._settings)
+            self._memory = learn_gain(learn_capacity(self._memory, found, self._settings), found, self._settings)

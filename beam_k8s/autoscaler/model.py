@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Decision", "Evaluation", "Hold", "Limits", "Memory", "Observation", "Reason", "Rescale"]
+__all__ = ["Decision", "Evaluation", "Futile", "Hold", "Limits", "Memory", "Observation", "Reason", "Rescale", "Rise"]
 
 
 class Reason(StrEnum):
@@ -33,6 +33,8 @@ class Reason(StrEnum):
     """Somebody else scales it, or nobody is to."""
     AT_LIMIT = "at limit"
     """The policy wants what the limits forbid."""
+    FUTILE = "futile"
+    """The policy wants more workers, which did not help the last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,23 @@ class Limits:
         return cls(least, most, max(least, min(most, *(cap for cap in caps if cap is not None), most)))
 
 
+class Rise(NamedTuple):
+    """More workers that were asked for under a backlog, and have not shown yet whether they help."""
+
+    workers: int
+    """Before."""
+    rate: float
+    """Highest throughput before."""
+
+
+class Futile(NamedTuple):
+    """Workers beyond which others did not help."""
+
+    workers: int
+    until: float
+    """When it may be tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What a later launcher must know to go on."""
@@ -150,6 +169,8 @@ class Memory:
     """Records a second that so many workers can do, as they have shown lately."""
     pause: float | None = None
     """Seconds for which a change of workers stops the job, as it did lately; None: none was seen yet."""
+    rise: Rise | None = None
+    futile: Futile | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -158,6 +179,8 @@ class Memory:
             "target": self.target,
             "capacity": {str(workers): rate for workers, rate in self.capacity.items()},
             "pause": self.pause,
+            "rise": self.rise,
+            "futile": self.futile,
         }
 
     @classmethod
@@ -172,4 +195,6 @@ class Memory:
             target=int(kept["target"]),
             capacity={int(workers): float(rate) for workers, rate in kept["capacity"].items()},
             pause=None if kept["pause"] is None else float(kept["pause"]),
+            rise=None if kept["rise"] is None else Rise(int(kept["rise"][0]), float(kept["rise"][1])),
+            futile=None if kept["futile"] is None else Futile(int(kept["futile"][0]), float(kept["futile"][1])),
         )

@@ -42,6 +42,8 @@ class AutoscalerSettings(BaseModel):
     up to two of its fetches (10 s each)."""
     provision_timeout: Seconds = 300.0
     """Workers that have not joined by then are not waited for: the job is judged by those it has."""
+    remember: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1800.0
+    """For so long more workers are not tried again after they did not help."""
 
     backlog_slo: Seconds = 60.0
     """balanced: backlog time that should not be passed."""

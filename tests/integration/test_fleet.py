@@ -15,7 +15,8 @@ import pytest
 from beam_k8s.autoscaler.settings import AutoscalerSettings
 from beam_k8s.graph import KafkaSource
 from beam_k8s.launcher.fleet import Fleet
-from beam_k8s.launcher.kube import DEPLOYMENTS, LEASES, Kind, Kube
+from beam_k8s.launcher.kube import DEPLOYMENTS, LEASES, QUOTAS, Kind, Kube
+from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leases import Lease, new_identity
 from beam_k8s.launcher.scaled_job import ScaledJob
 from beam_k8s.launcher.service import KubernetesOperatorService
@@ -145,3 +146,19 @@ def test_the_command_ends_when_it_is_told_to_and_gives_up_its_lease(kube):
     leases, _ = kube.find(LEASES, NAMESPACE)
     assert [each["spec"]["holderIdentity"] for each in leases] == [""]
     process.stderr.close()
+
+
+def test_no_more_workers_are_asked_for_than_a_quota_has_room_for(kube):
+    create(kube, job(0))
+    workers = KubernetesWorkers(
+        KubernetesOperatorService(kube, cache=False), NAMESPACE, "job-00000", lambda: None, "me"
+    )
+    assert workers.look().room is None
+    quota = {"metadata": {"name": "pods"}, "spec": {"hard": {"pods": "10"}}}
+    kube.create(QUOTAS, NAMESPACE, quota)
+    # What a controller does where there is one.
+    kube.patch(
+        QUOTAS, NAMESPACE, "pods", {"status": {"hard": {"pods": "10"}, "used": {"pods": "7"}}}, subresource="status"
+    )
+    fresh = KubernetesWorkers(KubernetesOperatorService(kube, cache=False), NAMESPACE, "job-00000", lambda: None, "me")
+    assert fresh.look().room == 3

@@ -1,5 +1,6 @@
 """What the autoscaler decides, and when it decides nothing."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_k8s.autoscaler.decide import decide
-from beam_k8s.autoscaler.learning import learn_capacity, learn_pause
+from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, rescaled
 from beam_k8s.autoscaler.loop import Autoscaler
-from beam_k8s.autoscaler.model import Evaluation, Hold, Limits, Memory, Observation, Reason, Rescale
+from beam_k8s.autoscaler.model import Evaluation, Futile, Hold, Limits, Memory, Observation, Reason, Rescale, Rise
 from beam_k8s.autoscaler.settings import POLICIES, AutoscalerSettings
 from beam_k8s.autoscaler.window import Window
 from beam_k8s.errors import ConfigError, FlinkError
@@ -97,6 +98,7 @@ memories = st.builds(
     Memory,
     capacity=st.dictionaries(st.integers(1, 60), st.floats(1, 1e8), max_size=4),
     pause=st.none() | st.floats(5, 300),
+    futile=st.none() | st.builds(Futile, st.integers(1, 60), st.floats(0, 3000)),
 )
 limits = st.builds(
     lambda least, more, *caps: Limits.of(least, least + more, *caps),
@@ -294,6 +296,43 @@ def test_the_pause_of_a_change_is_learned_and_that_of_a_failure_is_not():
     assert learn_pause(Memory(rescaled_at=-50), before, after, 15).pause is None
 
 
+def overloaded(**given):
+    """Under a backlog that more workers than four would be wanted for."""
+    return evaluation(**{"cpu": 0.95, "backlog": 1e6, "growth": 500, "least_backlog_time": 60, "best": 1000} | given)
+
+
+def test_more_workers_that_did_not_help_are_not_tried_again_for_a_while():
+    memory = rescaled(Memory(), Rescale(4, 8, "more"), overloaded(), 1000.0)
+    assert memory == Memory(rescaled_at=1000.0, target=8, rise=Rise(4, 1000))
+    # They promised 1,000/s more; a tenth of that is the least that helps.
+    eight = overloaded(workers=8, at=1100.0, best=1099)
+    assert learn_gain(memory, eight, SETTINGS) == memory  # not two windows yet
+    memory = learn_gain(memory, replace(eight, at=1140.0), SETTINGS)
+    assert memory.futile == Futile(4, 1140.0 + 1800)
+    held = decide(replace(eight, at=1200.0), LIMITS, memory, SETTINGS)
+    assert held.reason is Reason.FUTILE
+    assert "more than 4 did not help, they are tried again in 29 min" in held.text
+    fewer = overloaded(workers=2, at=1400.0)  # as somebody else has changed it
+    assert decide(fewer, LIMITS, memory, SETTINGS).target == 4
+    assert decide(fewer, Limits.of(6, 100), memory, SETTINGS).target == 6
+    assert decide(replace(eight, at=2940.0), LIMITS, memory, SETTINGS).target > 8
+    assert Memory.from_json(json.loads(json.dumps(memory.as_json()))) == memory
+
+
+@pytest.mark.parametrize("helped", [{"best": 1100}, {"least_backlog_time": 0}])
+def test_more_workers_that_helped_may_be_followed_by_others(helped):
+    memory = Memory(rescaled_at=1000.0, target=8, rise=Rise(4, 1000))
+    after = learn_gain(memory, overloaded(workers=8, at=2000.0, **helped), SETTINGS)
+    assert (after.rise, after.futile) == (None, None)
+    assert decide(overloaded(workers=8, at=2000.0), LIMITS, after, SETTINGS).target > 8
+
+
+def test_what_was_not_asked_for_under_a_backlog_is_not_judged():
+    calm = overloaded(least_backlog_time=0)
+    assert rescaled(Memory(), Rescale(4, 8, "more"), calm, 1000.0).rise is None
+    assert rescaled(Memory(), Rescale(4, 2, "fewer"), overloaded(), 1000.0).rise is None
+
+
 # The policy of our own
 
 
@@ -388,7 +427,7 @@ def test_a_decision_is_carried_out_once_and_remembered():
     assert overload(world, loop, until=190).reason is Reason.RESCALING
     # At 130: the input needs 2 * 200 / 100 workers, 130 s of backlog 2 * 130 / 60.
     assert world.changes == [(2, 9)]
-    assert world.memory == Memory(rescaled_at=130, target=9, capacity={2: 100})
+    assert world.memory == Memory(rescaled_at=130, target=9, capacity={2: 100}, rise=Rise(2, 100))
     assert [acted for _, _, acted in world.told] == [False, False, True, False, False, False, False]
 
 

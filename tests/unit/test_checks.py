@@ -67,6 +67,23 @@ def test_a_quota_that_is_too_small_is_told_with_what_is_left(hard, used, wrong):
         assert error.hint
 
 
+@pytest.mark.parametrize(
+    ("quotas", "room"),
+    [
+        ([], None),
+        ([quota({"services": "0"})], None),
+        ([quota({"pods": "0"}, scopes=["BestEffort"])], None),
+        ([quota({"pods": "10"}, {"pods": "7"})], 3),
+        ([quota({"pods": "10", "requests.cpu": "9500m"}, {"pods": "7", "requests.cpu": "6"})], 1),  # of two cores each
+        ([quota({"pods": "10"}, {"pods": "7"}), quota({"limits.memory": "40Gi"}, {"limits.memory": "24Gi"})], 2),
+        ([quota({"pods": "3"}, {"pods": "7"})], 0),
+    ],
+)
+def test_the_least_of_all_quotas_says_for_how_many_more_workers_there_is_room(quotas, room):
+    deployment = build(settings_of(num_workers=3, machine_type="n1-standard-2")).deployment.document()
+    assert checks.room_for_workers(deployment, quotas) == room
+
+
 def test_a_quota_of_other_pods_is_none_of_ours():
     assert not checks.quota_errors(needs_of(), [quota({"pods": "0"}, scopes=["BestEffort"])])
 
