@@ -134,26 +134,17 @@ def kafka_sinks(pipeline: Any) -> tuple[KafkaSink, ...]:
     return tuple(sorted(found, key=lambda sink: sink.name))
 
 
-def completed(pipeline: Any, partitions: Mapping[str, int], job_name: str) -> Any:
+def completed(pipeline: Any, partitions: Mapping[str, int]) -> Any:
     """A copy of the pipeline proto with what only the submission knows about its Kafka steps.
 
     Args:
         pipeline: the pipeline proto.
         partitions: transform id of a read -> its partition count, summed over its topics: the read's cap. One that is
             not in it gets no cap.
-        job_name: begins the transactional ids of the writes that were not given a prefix. It must be the same when the
-            job starts again from a checkpoint, for Kafka then aborts what the older run left open.
     """
     copy = beam_runner_api_pb2.Pipeline()
     copy.CopyFrom(pipeline)
-    for transform_id, transform in copy.components.transforms.items():
-        spec = transform.spec
-        if transform_id in partitions:
-            spec.payload = _with(spec.payload, max_parallelism=partitions[transform_id])
-        elif spec.urn == KAFKA_WRITE and not json.loads(spec.payload).get("transactional_id_prefix"):
-            spec.payload = _with(spec.payload, transactional_id_prefix=f"{job_name}/{transform.unique_name}")
+    for transform_id, count in partitions.items():
+        spec = copy.components.transforms[transform_id].spec
+        spec.payload = json.dumps(json.loads(spec.payload) | {"max_parallelism": count}).encode()
     return copy
-
-
-def _with(payload: bytes, **fields: object) -> bytes:
-    return json.dumps(json.loads(payload) | fields).encode()

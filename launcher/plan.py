@@ -135,7 +135,7 @@ def make_plan(
     harness = {name: value for name, value in options.items() if value is not None and name != "runner"}
     return SubmitPlan(
         settings=settings,
-        pipeline=graph.completed(pipeline, totals, settings.job_name),
+        pipeline=graph.completed(pipeline, totals),
         translator_options=translator_options(settings, unbounded=unbounded),
         harness_options=harness
         | {

@@ -429,7 +429,7 @@ class WriteToKafka(beam.PTransform):
             readers need ``isolation.level=read_committed``) or ``none``. On other runners than
             Flink ``exactly_once`` is at least once, with a warning in the worker.
         transactional_id_prefix: of ``exactly_once``: unique to this write on the broker, the same after a restart.
-            None: made from the names of job and transform.
+            None: ``NAMESPACE/JOB/TRANSFORM``, without the namespace where there is none.
 
     Raises:
         ConfigError: an argument is wrong; names all that are.

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kafka import KafkaAdminClient
 
 from beam_k8s.errors import FlinkError, KubernetesError
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, Kind
@@ -242,6 +244,10 @@ def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, ku
     produced = exact.producer.stop()
     exact.await_output(produced)
     assert not verdict(exact.broker, exact.sink, produced)
+    # A job of this name in another namespace does not fence this one's transactions.
+    with closing(KafkaAdminClient(bootstrap_servers=exact.broker.bootstrap_servers)) as admin:
+        ids = [each.transactional_id for listed in admin.list_transactions().values() for each in listed]
+    assert any(each.startswith(f"{namespace}/{name}/") for each in ids), ids
     assert launch.process.poll() is None, launch.output
     assert launch.output.count("[worker ") >= 40  # a line for each key, as its first record came
 

@@ -13,7 +13,10 @@ import org.apache.beam.sdk.util.WindowedValue;
 import org.apache.beam.sdk.util.construction.NativeTransforms;
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
+import org.apache.flink.configuration.ConfigOption;
+import org.apache.flink.configuration.ConfigOptions;
 import org.apache.flink.configuration.JobManagerOptions;
+import org.apache.flink.configuration.ReadableConfig;
 import org.apache.flink.configuration.SchedulerExecutionMode;
 import org.apache.flink.connector.kafka.sink.KafkaFrameSink;
 import org.apache.flink.streaming.api.datastream.DataStream;
@@ -30,6 +33,10 @@ import org.beamk8s.runner.kafka.KafkaWriteSpec;
 public final class KafkaTransforms {
   static final String READ = "beam_k8s:transform:kafka_read:v1";
   static final String WRITE = "beam_k8s:transform:kafka_write:v1";
+
+  /** As Flink's own option, which is in a module of its own. The operator sets it. */
+  private static final ConfigOption<String> NAMESPACE =
+      ConfigOptions.key("kubernetes.namespace").stringType().noDefaultValue();
 
   private KafkaTransforms() {}
 
@@ -111,10 +118,22 @@ public final class KafkaTransforms {
       String id, RunnerApi.Pipeline pipeline, StreamingTranslationContext context) {
     RunnerApi.PTransform transform = pipeline.getComponents().getTransformsOrThrow(id);
     String name = transform.getUniqueName();
-    KafkaWriteSpec spec = KafkaWriteSpec.parse(transform.getSpec().getPayload().toByteArray());
+    String prefix =
+        transactionalIdPrefix(
+            context.getExecutionEnvironment().getConfiguration(),
+            context.getJobInfo().jobName(),
+            name);
+    KafkaWriteSpec spec =
+        KafkaWriteSpec.parse(transform.getSpec().getPayload().toByteArray(), prefix);
     DataStream<WindowedValue<byte[]>> frames =
         context.getDataStreamOrThrow(transform.getInputsMap().values().iterator().next());
     frames.sinkTo(new KafkaFrameSink(spec)).name(name).uid(name);
+  }
+
+  /** Jobs of one name are in several namespaces, and write to one Kafka. */
+  static String transactionalIdPrefix(ReadableConfig configuration, String job, String transform) {
+    return configuration.getOptional(NAMESPACE).map(name -> name + "/").orElse("")
+        + (job + "/" + transform);
   }
 
   private static boolean isReactive(StreamExecutionEnvironment environment) {

@@ -32,20 +32,25 @@ public final class KafkaWriteSpec implements Serializable {
   private final DeliveryGuarantee guarantee;
   private final String transactionalIdPrefix;
 
-  private KafkaWriteSpec(Json json) {
+  private KafkaWriteSpec(Json json, String defaultPrefix) {
     topic = json.stringOrNull("topic");
     guarantee = json.oneOf("delivery_guarantee", DeliveryGuarantee.class);
-    transactionalIdPrefix = json.stringOrNull("transactional_id_prefix");
-    if (guarantee == DeliveryGuarantee.EXACTLY_ONCE && transactionalIdPrefix == null) {
-      throw new IllegalArgumentException("exactly_once needs a transactional_id_prefix");
-    }
+    String prefix = json.stringOrNull("transactional_id_prefix");
+    transactionalIdPrefix = prefix == null ? defaultPrefix : prefix;
     properties = json.stringMap("properties");
     properties.put(ProducerConfig.BOOTSTRAP_SERVERS_CONFIG, json.string("bootstrap_servers"));
     properties.putIfAbsent(ProducerConfig.TRANSACTION_TIMEOUT_CONFIG, TRANSACTION_TIMEOUT_MS);
   }
 
-  public static KafkaWriteSpec parse(byte[] payload) {
-    return new KafkaWriteSpec(Json.parse(payload, FIELDS));
+  /**
+   * Reads a payload.
+   *
+   * @param defaultPrefix begins the transactional ids of a write that was not given a prefix. It
+   *     must be no other job's, and the same when this job starts again from a checkpoint: Kafka
+   *     then aborts what the older run left open.
+   */
+  public static KafkaWriteSpec parse(byte[] payload, String defaultPrefix) {
+    return new KafkaWriteSpec(Json.parse(payload, FIELDS), defaultPrefix);
   }
 
   /** Null if every record names its own. */
@@ -57,7 +62,6 @@ public final class KafkaWriteSpec implements Serializable {
     return guarantee;
   }
 
-  /** Null if the guarantee needs none. */
   public String transactionalIdPrefix() {
     return transactionalIdPrefix;
   }

@@ -159,13 +159,14 @@ public class SpecsTest {
   }
 
   @Test
-  public void exactlyOnceNeedsAPrefixAndATimeoutThatBrokersTake() {
+  public void aWriteHasAPrefixOfItsOwnAndATimeoutThatBrokersTake() {
     String spec =
         "{'bootstrap_servers': 'b', 'topic': 't', 'properties': {},"
             + " 'delivery_guarantee': 'exactly_once', 'transactional_id_prefix': %s}";
     KafkaWriteSpec good = writeSpec(String.format(spec, "'x'"));
     assertEquals("900000", good.resolvedProperties().getProperty("transaction.timeout.ms"));
-    assertThrows(IllegalArgumentException.class, () -> writeSpec(String.format(spec, "null")));
+    assertEquals("x", good.transactionalIdPrefix());
+    assertEquals("job/Write", writeSpec(String.format(spec, "null")).transactionalIdPrefix());
   }
 
   @Test
@@ -217,6 +218,6 @@ public class SpecsTest {
   }
 
   private static KafkaWriteSpec writeSpec(String json) {
-    return KafkaWriteSpec.parse(bytes(json.replace('\'', '"')));
+    return KafkaWriteSpec.parse(bytes(json.replace('\'', '"')), "job/Write");
   }
 }

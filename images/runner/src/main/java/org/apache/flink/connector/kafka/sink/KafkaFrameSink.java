@@ -36,15 +36,12 @@ public final class KafkaFrameSink
   }
 
   private KafkaSink<ProducerRecord<byte[], byte[]>> sink() {
-    KafkaSinkBuilder<ProducerRecord<byte[], byte[]>> builder =
-        KafkaSink.<ProducerRecord<byte[], byte[]>>builder()
-            .setKafkaProducerConfig(spec.resolvedProperties())
-            .setDeliveryGuarantee(spec.guarantee())
-            .setRecordSerializer((record, context, timestamp) -> record);
-    if (spec.transactionalIdPrefix() != null) {
-      builder.setTransactionalIdPrefix(spec.transactionalIdPrefix());
-    }
-    return builder.build();
+    return KafkaSink.<ProducerRecord<byte[], byte[]>>builder()
+        .setKafkaProducerConfig(spec.resolvedProperties())
+        .setDeliveryGuarantee(spec.guarantee())
+        .setRecordSerializer((record, context, timestamp) -> record)
+        .setTransactionalIdPrefix(spec.transactionalIdPrefix())
+        .build();
   }
 
   @Override

@@ -23,7 +23,8 @@ public class FaithfulCommitterTest {
       KafkaWriteSpec.parse(
           ("{\"bootstrap_servers\":\"b:1\",\"topic\":\"out\",\"properties\":{},"
                   + "\"delivery_guarantee\":\"exactly_once\",\"transactional_id_prefix\":\"p\"}")
-              .getBytes(StandardCharsets.UTF_8));
+              .getBytes(StandardCharsets.UTF_8),
+          "j/w");
 
   private final List<String> committed = new ArrayList<>();
 
