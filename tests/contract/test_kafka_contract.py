@@ -243,6 +243,21 @@ def test_windows_of_create_time_count_every_record(kafka: Kafka) -> None:
     assert pairs(shown) == {(key, b"%d %d" % (start, count)): 1 for (key, start), count in oracle.items()}
 
 
+def test_a_producer_whose_clock_is_ahead_makes_no_record_of_others_late(kafka: Kafka) -> None:
+    source = kafka.topic(2)
+    now = time.time_ns() // 1_000_000
+    records = [(b"k", b"v", {"partition": n % 2, "timestamp_ms": now + 100 * n + n % 2 * 60_000}) for n in range(600)]
+    kafka.broker.produce(source, records)
+    counts = kafka.copy(
+        ReadFromKafka(kafka.earliest, [source], stop_at="latest", timestamp_policy=ReadFromKafka.create_time_policy),
+        beam.Map(steps.one_each),
+        beam.WindowInto(beam.window.FixedWindows(10)),
+        beam.CombinePerKey(sum),
+        beam.ParDo(steps.ShowWindow()),
+    )
+    assert sum(int(record.value.split()[1]) for record in counts) == len(records)
+
+
 @pytest.mark.parametrize(
     ("reset", "committed", "first"),
     [("earliest", None, 0), ("latest", None, 10), ("earliest", 4, 4), ("latest", 4, 4)],
@@ -518,10 +533,11 @@ def test_a_write_from_any_windowing_writes_each_record_once(kafka: Kafka) -> Non
     assert pairs(kafka.copy(read, sliding)) == pairs(kafka.broker.read_topic(source))
 
 
-def test_large_records_pass(kafka: Kafka) -> None:
+def test_records_larger_than_what_is_fetched_at_once_pass(kafka: Kafka) -> None:
     source = kafka.topic(1)
     kafka.broker.produce(source, [(b"%d" % n, bytes([n]) * 700_000) for n in range(5)])
-    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest")
+    limits = {"max.partition.fetch.bytes": "100000", "fetch.max.bytes": "200000"}
+    read = ReadFromKafka(kafka.earliest | limits, [source], stop_at="latest")
     assert pairs(kafka.copy(read)) == pairs(kafka.broker.read_topic(source))
 
 
@@ -539,6 +555,21 @@ def test_metrics_are_the_same_everywhere(kafka: Kafka) -> None:
     gauges = {each.key.metric.name: each.result.value for each in found["gauges"]}
     units = ("records", "bytes", "seconds")
     assert gauges == {metrics.backlog_name(source, n, unit): 0 for n in range(2) for unit in units}
+
+
+@pytest.mark.usefixtures("failures_are_told")
+def test_a_record_that_the_disk_has_changed_fails_the_read_and_is_placed(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    for number in range(3):  # a batch each
+        kafka.broker.produce(source, [(b"k", b"value-%d" % number)])
+    (log,) = (kafka.broker.folder / "data" / f"{source}-0").glob("*.log")
+    stored = log.read_bytes()
+    assert stored.count(b"value-1") == 1
+    log.write_bytes(stored.replace(b"value-1", b"value-!"))
+    if "--runner=FlinkK8s" in kafka.runner_options:  # which would try again
+        kafka.runner_options.append("--k8s_flink_conf=restart-strategy.type=none")
+    with pytest.raises(Exception, match=rf"(?i)corrupt.*{source}|{source}.*corrupt"):
+        kafka.copy(ReadFromKafka(kafka.earliest, [source], stop_at="latest"))
 
 
 @pytest.mark.usefixtures("failures_are_told")
