@@ -10,7 +10,9 @@ RUNNER_SOURCES := $(shell find images/runner -path '*/target' -prune -o -type f 
 demo: setup $(JAR) ## two Kafka topics -> Beam Python on Flink -> a third topic, all real, on this machine
 	$(BIN)/python -m tests.cluster.demo
 
-test: test-desk test-cluster ## all tests
+test: setup $(JAR) ## all tests; Kubernetes is compiled meanwhile, in the time that the first of them leave over
+	@setsid nice -n 19 $(BIN)/python -c 'from tests.cluster import parts; parts.hyperkube()' >/dev/null 2>&1 & \
+	build=$$!; trap "kill -- -$$build 2>/dev/null" EXIT INT TERM; $(MAKE) test-desk && $(MAKE) test-cluster
 
 test-desk: setup $(JAR) lint ## all but those that need Kubernetes
 	$(BIN)/pytest -m 'not slow and not cluster' $(PYTEST_ARGS)
