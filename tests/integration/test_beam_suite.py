@@ -96,6 +96,7 @@ class _OnFlinkK8s:
         super().test_batch_rebatch_pardos()
 
 
+@pytest.mark.slow  # the same as the streaming one below, but for the translator
 class TestBatch(_OnFlinkK8s, beams.FlinkRunnerTest):
     pass
 

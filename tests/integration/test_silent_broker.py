@@ -37,6 +37,7 @@ def read(broker, topic):
     )
 
 
+@pytest.mark.slow
 def test_records_of_a_broker_that_was_silent_are_not_late(broker, silent, topic, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     lively, sink = topic(label="lively"), topic(label="sink")
