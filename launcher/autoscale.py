@@ -12,11 +12,11 @@ from beam_k8s.autoscaler.loop import Autoscaler
 from beam_k8s.autoscaler.model import Hold, Observation, Reason, Rescale
 from beam_k8s.errors import FlinkError
 from beam_k8s.launcher import flink_rest
-from beam_k8s.launcher.kafka_admin import EndOffsets
+from beam_k8s.launcher.kafka_admin import Connections, EndOffsets
 from beam_k8s.launcher.progress import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from beam_k8s.autoscaler.model import Decision, Evaluation
     from beam_k8s.autoscaler.ports import Journal
@@ -53,7 +53,7 @@ class JobFigures:
         workers: its TaskManagers.
         sources: what it reads.
         slots: of one TaskManager.
-        clock: seconds since 1970.
+        connections: to Kafka, of others too; None: of its own.
     """
 
     def __init__(
@@ -62,15 +62,16 @@ class JobFigures:
         workers: Workers,
         sources: Sequence[KafkaSource],
         slots: int,
-        clock: Callable[[], float] = time.time,
+        connections: Connections | None = None,
     ) -> None:
-        self._job, self._workers, self._slots, self._clock = job, workers, slots, clock
+        self._job, self._workers, self._slots = job, workers, slots
         self._readers = Readers()
-        self._ends = {source.name: EndOffsets(source) for source in sources}
+        self._connections, self._own = connections or Connections(), connections is None
+        self._ends = {source.name: EndOffsets(source, self._connections) for source in sources}
 
     def observe(self) -> Observation:
         """See ``ports.Figures``."""
-        at = self._clock()
+        at = time.time()
         workers = self._workers.look()
         flink = self._job.flink()
         if flink is None:
@@ -103,8 +104,8 @@ class JobFigures:
 
     def close(self) -> None:
         """Hang up."""
-        for source in self._ends.values():
-            source.close()
+        if self._own:
+            self._connections.close()
 
 
 _Partition = tuple[str, str, int]

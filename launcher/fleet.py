@@ -18,6 +18,7 @@ from beam_k8s.autoscaler.loop import Autoscaler
 from beam_k8s.autoscaler.ports import Figures
 from beam_k8s.errors import BeamK8sError, KubernetesError
 from beam_k8s.launcher.autoscale import JobFigures, TellPeople
+from beam_k8s.launcher.kafka_admin import Connections
 from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leases import Lease
 from beam_k8s.launcher.port_forward import ForwardedFlink
@@ -102,7 +103,7 @@ class Fleet:
         namespace: of the jobs; empty: all.
         selector: label selector; as kubectl's ``-l``.
         identity: of this process.
-        look: how to see a job, its workers, the sources it reads, the slots of a worker.
+        look: how to see a job: its workers, the sources it reads, the slots of a worker; and what leads to Kafka.
     """
 
     def __init__(
@@ -112,13 +113,15 @@ class Fleet:
         selector: str,
         *,
         identity: str,
-        look: Callable[[FleetJob, KubernetesWorkers, Sequence[KafkaSource], int], Look] = JobFigures,
+        look: Callable[[FleetJob, KubernetesWorkers, Sequence[KafkaSource], int, Connections], Look] = JobFigures,
     ) -> None:
         self._kube, self._namespace, self._selector, self._identity = kube, namespace, selector, identity
         self._look = look
         self._service = KubernetesOperatorService(kube, patience=_PATIENCE_SECONDS)
         of = f"-{zlib.crc32(f'{namespace} {selector}'.encode()):08x}"
         self._leader = Lease(kube, kube.namespace, f"beam-k8s-autoscaler{of}", identity)
+        self._connections = Connections()
+        """One a Kafka cluster, not one a job."""
         self._leads = False
         self._loops: dict[str, _Loop] = {}
         """By uid."""
@@ -140,6 +143,7 @@ class Fleet:
                         report(f"autoscale: waits: {told}")
             self._drop(pool, self._loops)
         self._leader.release()
+        self._connections.close()
         self._service.close()
 
     def _beat(self, pool: ThreadPoolExecutor) -> None:
@@ -181,7 +185,7 @@ class Fleet:
             return None
         seen = FleetJob(self._kube, self._service, job)
         workers = KubernetesWorkers(self._service, job.namespace, job.name, seen.flink, self._identity)
-        look = self._look(seen, workers, scaled.sources, job.slots)
+        look = self._look(seen, workers, scaled.sources, job.slots, self._connections)
         people, act = TellPeople(job.name), scaled.mode == "on"
         autoscaler = Autoscaler(scaled.settings, look, workers, people, time.time, act=act)
         ends = workers.release, look.close, seen.close

@@ -5,21 +5,25 @@ they have, and how long a transaction may be; while it runs, where they end.
 from __future__ import annotations
 
 import logging
+import math
 import re
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError as VendorError
 from kafka.errors import (
+    BrokerResponseError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     UnsupportedSaslMechanismError,
     for_code,
 )
+from kafka.errors import KafkaError as VendorError
 
 from beam_k8s.errors import BeamK8sError, ConfigError, KafkaError, NotHere
 from beam_k8s.kafka_partitions import matching, misplaced
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.graph import KafkaSink, KafkaSource
 
-__all__ = ["Brokers", "EndOffsets"]
+__all__ = ["Brokers", "Connections", "EndOffsets"]
 
 TIMEOUT_MS = 10_000
 """How long a broker may take to answer before it is called unreachable, in milliseconds."""
@@ -41,19 +45,76 @@ RETRY_MS = 1000
 _REFUSALS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 
 
+class _Connection:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.admin: KafkaAdminClient | None = None
+        self.error: BeamK8sError | None = None
+        self.until = 0.0
+        """When it may be tried again after that."""
+
+    def close(self) -> None:
+        if self.admin is not None:
+            self.admin.close()
+            self.admin = None
+
+
+class Connections:
+    """Connections to Kafka clusters, one each whoever asks. Safe to use from several threads.
+
+    Args:
+        patience: for so long [s] a cluster that did not answer is not asked again: all get the same error.
+    """
+
+    def __init__(self, patience: float = 10.0) -> None:
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._known: dict[object, _Connection] = {}
+
+    @contextmanager
+    def to(self, step: KafkaSource | KafkaSink) -> Iterator[KafkaAdminClient]:
+        """The connection that a step's properties ask for, for some questions.
+
+        Raises:
+            NoPythonForm: only Java's client can connect so.
+            ConfigError: the broker refuses the login, or the TLS handshake fails, or a reference does not resolve.
+            KafkaError: no broker answers.
+        """
+        key = step.bootstrap_servers, tuple(sorted(_security(step).items()))
+        with self._lock:
+            found = self._known.setdefault(key, _Connection())
+        with found.lock, _Heard() as heard:
+            if found.error is not None and time.monotonic() < found.until:
+                raise found.error
+            new = found.admin is None
+            try:
+                if found.admin is None:
+                    found.admin = KafkaAdminClient(**_client_settings(step))
+                yield found.admin
+            except (VendorError, OSError) as cause:
+                why = _not_connected(step, heard, cause)
+                if new or not isinstance(cause, BrokerResponseError):  # else it was about this question
+                    found.close()
+                    found.error, found.until = why, time.monotonic() + self._patience
+                raise why from cause
+
+    def close(self) -> None:
+        """Hang up."""
+        for connection in self._known.values():
+            connection.close()
+
+
 class Brokers:
     """What a submission asks Kafka: each cluster over one connection, and one that does not answer is asked once."""
 
     def __init__(self) -> None:
-        self._known: dict[object, KafkaAdminClient | BeamK8sError] = {}
+        self._connections = Connections(math.inf)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for known in self._known.values():
-            if not isinstance(known, BeamK8sError):
-                known.close()
+        self._connections.close()
 
     def partition_counts(self, source: KafkaSource) -> dict[str, int]:
         """Partitions of each topic of a source.
@@ -134,20 +195,8 @@ class Brokers:
             resolve_references(step.properties)
         except NotHere as error:
             raise NotHere(f"{step.name}: {error.message}", hint=error.hint) from error
-        key = step.bootstrap_servers, tuple(sorted(_security(step).items()))
-        known = self._known.get(key)
-        if isinstance(known, BeamK8sError):
-            raise known
-        with _Heard() as heard:
-            try:
-                if known is None:
-                    known = self._known[key] = KafkaAdminClient(**_client_settings(step))
-                yield known
-            except (VendorError, OSError) as cause:
-                if known is not None:
-                    known.close()
-                why = self._known[key] = _not_connected(step, heard, cause)
-                raise why from cause
+        with self._connections.to(step) as admin:
+            yield admin
 
 
 class _BrokerSettings(NamedTuple):
@@ -212,38 +261,24 @@ def _ends(
 
 
 class EndOffsets:
-    """Where the partitions of a source end, asked for again and again over one connection. For one thread.
+    """Where the partitions of a source end, asked for again and again.
 
     Args:
         source: whose topics.
+        connections: over which.
     """
 
-    def __init__(self, source: KafkaSource) -> None:
-        self._source = source
-        self._admin: KafkaAdminClient | None = None
+    def __init__(self, source: KafkaSource, connections: Connections) -> None:
+        self._source, self._connections = source, connections
 
     def now(self) -> dict[tuple[str, int], int]:
         """(topic, partition) -> offset of the next record that can be read; a topic that is gone has none.
 
         Raises:
-            NoPythonForm: only Java's client can connect with the source's properties.
-            ConfigError: the broker refuses the login, or the TLS handshake fails, or a reference does not resolve.
-            KafkaError: no broker answers.
+            BeamK8sError: see ``Connections.to``.
         """
-        with _Heard() as heard:
-            try:
-                if self._admin is None:
-                    self._admin = KafkaAdminClient(**_client_settings(self._source))
-                return _ends(self._admin, self._source, _partitions(_topics(self._admin, self._source)))
-            except (VendorError, OSError) as cause:
-                self.close()  # the next call connects anew
-                raise _not_connected(self._source, heard, cause) from cause
-
-    def close(self) -> None:
-        """Hang up. Idempotent."""
-        if self._admin is not None:
-            self._admin.close()
-            self._admin = None
+        with self._connections.to(self._source) as admin:
+            return _ends(admin, self._source, _partitions(_topics(admin, self._source)))
 
 
 def _security(step: KafkaSource | KafkaSink) -> dict[str, str]:

@@ -1,11 +1,16 @@
 """The autoscaler on a real job: workers come with a backlog and go without one, and every record counts once."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from unittest import mock
+
 import pytest
 
 from beam_k8s.autoscaler.model import Memory, Rescale
 from beam_k8s.errors import KafkaError, LocalClusterError
 from beam_k8s.graph import KafkaSource
-from beam_k8s.launcher.kafka_admin import EndOffsets
+from beam_k8s.launcher import kafka_admin
+from beam_k8s.launcher.kafka_admin import Connections, EndOffsets
 from tests.cluster.exact import PARTITIONS, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import KafkaBroker
 
@@ -54,9 +59,10 @@ def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path,
 def test_ends_follow_a_topic_that_grows_and_goes_and_a_broker_that_goes_and_comes_back(tmp_path):
     with KafkaBroker(tmp_path) as broker:
         broker.create_topics({"words": 1, "names": 1})
-        ends = EndOffsets(KafkaSource("", "Read", broker.bootstrap_servers, ("words", "names"), {}))
-        matching = EndOffsets(KafkaSource("", "Read", broker.bootstrap_servers, (), {}, pattern="words|na.*"))
-        try:
+        servers = broker.bootstrap_servers
+        with closing(Connections(patience=0)) as connections:
+            ends = EndOffsets(KafkaSource("", "Read", servers, ("words", "names"), {}), connections)
+            matching = EndOffsets(KafkaSource("", "Match", servers, (), {}, pattern="words|na.*"), connections)
             broker.produce("words", [(None, b"one"), (None, b"two")])
             assert ends.now() == matching.now() == {("words", 0): 2, ("names", 0): 0}
             with broker.admin() as admin:
@@ -71,6 +77,29 @@ def test_ends_follow_a_topic_that_grows_and_goes_and_a_broker_that_goes_and_come
                 ends.now()
             broker.start()
             assert ends.now() == found
-        finally:
-            ends.close()
-            matching.close()
+
+
+def test_a_broker_that_does_not_answer_is_not_asked_by_each_job_of_a_fleet(tmp_path, monkeypatch):
+    connect = kafka_admin.KafkaAdminClient
+    monkeypatch.setattr(
+        kafka_admin, "KafkaAdminClient", mock.Mock(wraps=connect, DEFAULT_CONFIG=connect.DEFAULT_CONFIG)
+    )
+    with KafkaBroker(tmp_path) as broker, closing(Connections(patience=3600)) as connections:
+        broker.create_topics({"words": 1})
+        jobs = [
+            EndOffsets(KafkaSource("", f"Read{n}", broker.bootstrap_servers, ("words",), {}), connections)
+            for n in range(8)
+        ]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(EndOffsets.now, jobs)) == [{("words", 0): 0}] * 8
+            assert kafka_admin.KafkaAdminClient.call_count == 1
+            broker.kill()
+            errors = list(pool.map(error_of, jobs))
+        assert kafka_admin.KafkaAdminClient.call_count == 1
+        assert len(set(map(id, errors))) == 1
+
+
+def error_of(ends):
+    with pytest.raises(KafkaError, match="no Kafka broker at") as error:
+        ends.now()
+    return error.value

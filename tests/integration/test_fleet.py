@@ -37,7 +37,7 @@ SETTINGS = AutoscalerSettings(policy="threshold", max_workers=4, interval=0.5, w
 class Overloaded(Simulated):
     """Sees a job that gets twice what it can do."""
 
-    def __init__(self, job, workers, sources, slots):
+    def __init__(self, job, workers, sources, slots, connections):
         assert [source.topics for source in sources] == [("flights",)]
         super().__init__(job)
 
