@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from beam_k8s.autoscaler.model import Evaluation, Hold, Observation, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from beam_k8s.autoscaler.settings import AutoscalerSettings
 
 __all__ = ["Window"]
@@ -34,12 +36,17 @@ class Window:
         self._written: tuple[float, float] | None = None
         self._partitions: frozenset[str] = frozenset()
         self._inputs: list[tuple[float, float]] = []
+        self._stretch: tuple[object, ...] = ()
+        self._first: Mapping[str, float] = {}
+        """Positions as they were told first since the job started."""
 
     def add(self, seen: Observation) -> Hold | None:
         """Take an observation in; a Hold says why it does not count."""
         if seen.workers != self._workers[0]:
             self._workers = (seen.workers, seen.at)
         self._listen(seen)
+        if self._stretch != (seen.started, seen.running):
+            self._stretch, self._first = (seen.started, seen.running), seen.positions
         problem = self._problem(seen)
         if problem is not None:
             if problem.reason is not Reason.MISSING:
@@ -102,7 +109,19 @@ class Window:
             return Hold(Reason.STALE, f"the position of {_some(old)} is of a subtask that is gone")
         if seen.at < seen.started + self._settings.settle:
             return Hold(Reason.STALE, "the job has just started: Flink may still tell figures of before")
+        if still := self._still(seen):
+            return Hold(Reason.STALE, f"Flink has told no other position of {_some(still)} yet")
         return None
+
+    def _still(self, seen: Observation) -> list[str]:
+        """Partitions with something to read whose positions may still be those of before the job started.
+
+        After ``max_age`` what does not move is taken to stand still, unless nothing has moved at all.
+        """
+        moved = {name for name, position in seen.positions.items() if position != self._first.get(name)}
+        still = [name for name, end in seen.ends.items() if end > seen.positions[name] and name not in moved]
+        old = seen.started is not None and seen.at >= seen.started + self._settings.max_age
+        return [] if moved and old else still
 
     def evaluate(self, now: float) -> Evaluation | Hold:
         """What the window comes to.

@@ -237,6 +237,26 @@ def test_what_is_missing_or_old_decides_nothing_and_is_named(given, reason, text
     assert text in hold.text
 
 
+def test_what_flink_told_before_a_restart_is_no_figure_of_now():
+    """It serves what it has cached as if the tasks that run now said so."""
+    window = Window(SETTINGS)
+    filled(window)
+    again = {"started": 170.0, "running": frozenset("cd"), "attempts": {"flights-0": "c", "flights-1": "d"}}
+    frozen = dict.fromkeys(NAMES, 8000.0)
+    for at in range(190, 341, 15):  # the broker's ends go on
+        hold = window.add(observation(at, 100.0 * at, positions=frozen, **again))
+        assert hold.reason is Reason.STALE
+        assert window.evaluate(at).reason is Reason.WARMING_UP
+    half = {"flights-0": 9000.0, "flights-1": 8000.0}
+    hold = window.add(observation(346, 34_600, positions=half, **again))
+    assert "no other position of partition flights-1" in hold.text
+    assert window.add(observation(350, 35_000, positions=half, **again)) is None  # it stands still, after all
+    window = Window(SETTINGS)
+    filled(window)
+    assert window.add(observation(190, 19_000, positions=frozen, **again)).reason is Reason.STALE
+    assert window.add(observation(205, 20_500, positions=dict.fromkeys(NAMES, 7000.0), **again)) is None
+
+
 def test_old_figures_are_stale():
     window = Window(SETTINGS)
     now = filled(window)
@@ -413,7 +433,7 @@ class World:
         self.told.append((decision, seen, acted))
 
 
-def overload(world, loop, *, until, start=100):
+def overload(world, loop, *, until, start=85):
     for at in range(start, until + 1, 15):
         world.now = at
         world.seen = observation(at, 100.0 * at, 100.0 * at, cpu=0.9)
@@ -428,7 +448,7 @@ def test_a_decision_is_carried_out_once_and_remembered():
     # At 130: the input needs 2 * 200 / 100 workers, 130 s of backlog 2 * 130 / 60.
     assert world.changes == [(2, 9)]
     assert world.memory == Memory(rescaled_at=130, target=9, capacity={2: 100}, rise=Rise(2, 100))
-    assert [acted for _, _, acted in world.told] == [False, False, True, False, False, False, False]
+    assert [acted for _, _, acted in world.told] == [False, False, False, True, False, False, False, False]
 
 
 def test_recommend_tells_and_changes_nothing():
@@ -501,5 +521,5 @@ def test_a_loop_that_may_not_act_holds_forgets_and_begins_anew_when_it_may():
     assert overload(world, loop, start=130, until=130) == Hold(Reason.NOT_OURS, "another launcher scales it")
     world.hindrance = lambda: ""
     world.memory = Memory(rescaled_at=140, target=3)  # what the other one did
-    assert overload(world, loop, start=145, until=145).reason is Reason.WARMING_UP
+    assert overload(world, loop, start=145, until=145).reason is Reason.STALE
     assert not world.changes
