@@ -17,12 +17,13 @@ import pytest
 from kafka import KafkaAdminClient
 
 from beam_k8s.errors import FlinkError, KubernetesError
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, PODS, Kind
+from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, Kind
 from tests.cluster.checkpoints import occurrences
 from tests.cluster.demo import EXAMPLE, example_module
 from tests.cluster.exact import PARTITIONS, Producer, verdict
 from tests.cluster.kafka import KafkaBroker
 from tests.cluster.kube import HOST
+from tests.cluster.launch import ROOT
 from tests.cluster.submit import Submitter
 from tests.e2e.test_flights import OPTIONS, assert_right, tables, written
 
@@ -286,6 +287,36 @@ def test_a_job_goes_on_without_its_launcher_and_from_where_it_was_cancelled(exac
 
     detached = exact.launch(f"--savepoint_path={savepoint}", "--k8s_detach")
     assert detached.wait() == 0, detached.output
+    produced = exact.producer.stop()
+    exact.await_output(produced)
+    assert not verdict(exact.broker, exact.sink, produced)
+
+
+@pytest.mark.slow
+def test_pods_of_images_deploy_scale_a_job_that_no_launcher_waits_for(exact, submitter, kube_cluster, runtime_image):
+    name, kube, namespace = exact.name, submitter.kube, submitter.tenant.name
+    detached = exact.launch("--k8s_detach", *AUTOSCALED)
+    assert detached.wait() == 0, detached.output
+    text = (ROOT / "images/deploy/autoscaler/autoscaler.yaml").read_text().replace("beam-jobs", namespace)
+    kube_cluster.create(text.replace("image: beam-k8s-runtime", f"image: {runtime_image}"))
+    exact.await_progress()
+
+    def leader():
+        leases, _ = kube.find(LEASES, namespace)
+        (lease,) = (each for each in leases if each["metadata"]["name"].startswith("beam-k8s-autoscaler-"))
+        return lease["spec"]["holderIdentity"]
+
+    def too_many_are_taken_away():
+        submitter.service.update_replica(namespace, name, 3)
+        submitter.await_status(name, lambda it: it.workers == 1 and it.ready_workers == 1, timeout=300)
+
+    too_many_are_taken_away()
+    first = leader()
+    pods, _ = kube.find(PODS, namespace, labels="app.kubernetes.io/name=beam-k8s-autoscaler")
+    (pod,) = (each["metadata"]["name"] for each in pods if each["metadata"]["name"] in first)
+    kube.delete(PODS, namespace, pod)
+    exact.await_that(lambda: leader() not in {"", first})
+    too_many_are_taken_away()
     produced = exact.producer.stop()
     exact.await_output(produced)
     assert not verdict(exact.broker, exact.sink, produced)
