@@ -116,10 +116,11 @@ class Window:
     def _still(self, seen: Observation) -> list[str]:
         """Partitions with something to read whose positions may still be those of before the job started.
 
-        After ``max_age`` what does not move is taken to stand still, unless nothing has moved at all.
+        After ``max_age`` what does not move is taken to stand still, unless nothing has moved at all. One offset more
+        is nothing to read: a transaction ends with a marker.
         """
         moved = {name for name, position in seen.positions.items() if position != self._first.get(name)}
-        still = [name for name, end in seen.ends.items() if end > seen.positions[name] and name not in moved]
+        still = [name for name, end in seen.ends.items() if end > seen.positions[name] + 1 and name not in moved]
         old = seen.started is not None and seen.at >= seen.started + self._settings.max_age
         return [] if moved and old else still
 
