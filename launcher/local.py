@@ -392,6 +392,8 @@ def _cluster_conf(run_dir: Path, storage: str, given: Mapping[str, str]) -> dict
         "state.savepoints.dir": storage,
         "jobmanager.archive.fs.dir": f"file://{run_dir}/archive",
         "metrics.fetcher.update-interval": "1000",
+        # All of it shares one machine with what else runs there: a slow answer is no failure.
+        "pekko.ask.timeout": "1 min",
         "taskmanager.cpu.cores": "1",  # Flink's scripts would ask the system; on one machine it decides nothing
         **cluster_conf(),
         **given,
