@@ -174,6 +174,9 @@ class TestNothingIsLeft:
             owner.kill()
         assert len(processes) > 10
         await_gone(processes)
+        rest = kube.KubeCluster()  # folders, which the next start would remove
+        rest.take_over()
+        rest.stop()
 
 
 def test_the_node_pulls_an_image_from_a_registry_that_it_was_told_of_before_it_was_stopped(
