@@ -133,6 +133,7 @@ def spaces(pid: int) -> set[str]:
     return set()
 
 
+@pytest.mark.slow  # it stops and starts the cluster, whose tests these are
 class TestNothingIsLeft:
     @pytest.fixture(scope="class")
     def stopped(self, kube_cluster: KubeCluster, pod_registry: ImageRegistry) -> Iterator[Trace]:
