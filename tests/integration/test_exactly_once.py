@@ -125,6 +125,7 @@ def test_thirty_kills_among_rescales(scene, chance):
     finish(job, producer)
 
 
+@pytest.mark.slow  # on Kubernetes one starts again in make test
 def test_a_job_started_again_from_its_last_checkpoint_goes_on(scene, tmp_path):
     start, producer = scene
     job = start()
