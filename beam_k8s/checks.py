@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -253,9 +252,8 @@ def _left(quotas: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, Decim
         if spec.get("scopeSelector") or "Terminating" in scopes or "BestEffort" in scopes:
             continue
         for name, text in sorted((status.get("hard") or {}).items()):
-            with suppress(ValueError):
-                hard = quantity(text)
-                yield quota["metadata"]["name"], name, hard, hard - quantity((status.get("used") or {}).get(name, "0"))
+            hard = quantity(text)
+            yield quota["metadata"]["name"], name, hard, hard - quantity((status.get("used") or {}).get(name, "0"))
 
 
 def _amount(name: str, number: Decimal) -> str:
