@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
@@ -17,7 +17,9 @@ from beam_k8s.errors import ConfigError
 from beam_k8s.kafka_partitions import Offsets, offsets, triples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
+
+    from beam_k8s.transforms.frames import Segment
 
 __all__ = [
     "DEFAULT_OUT_OF_ORDERNESS_S",
@@ -54,6 +56,8 @@ Start = str | dict[str, int]
 """``committed``, ``earliest``, ``latest`` or ``{"timestamp_ms": n}``."""
 Stop = str | dict[str, int]
 """``latest`` or ``{"timestamp_ms": n}``."""
+EventTimes = Callable[["Segment"], Sequence[int]]
+"""A segment with metadata -> the event time of each of its records [ms since the epoch]."""
 
 _POLICIES: dict[str, TimestampPolicy] = {
     "ProcessingTime": "processing_time",
@@ -134,10 +138,17 @@ class ReadConfig:
     max_records: int | None = None
     max_read_time_ms: int | None = None
     poll_timeout_ms: int = 2000
+    event_times: EventTimes | None = None
+    """The user's own; None: ``timestamp_policy``, which is else that of the watermark only."""
+
+    @property
+    def is_python(self) -> bool:
+        """Whether the read is Python on every runner: Flink's source knows no limits and calls no Python."""
+        return self.is_limited or self.event_times is not None
 
     @property
     def is_limited(self) -> bool:
-        """Whether the read ends by a count or a time: such a read is Python on every runner."""
+        """Whether the read ends by a count or a time."""
         return self.max_records is not None or self.max_read_time_ms is not None
 
     @property
@@ -217,7 +228,8 @@ def read_config(
     max_num_records: int | None,
     max_read_time: float | None,
     commit_offset_in_finalize: bool,
-    timestamp_policy: str,
+    timestamp_policy: object,
+    event_times: EventTimes | None,
     consumer_polling_timeout: float | None,
     with_metadata: bool,
     stop_at: str | None,
@@ -256,14 +268,15 @@ def read_config(
         errors.add("Neither topics nor topic_pattern is given.", "For example topics=['my-topic'].")
     else:
         checked_topics = _topics(topics, errors)
-    policy = _POLICIES.get(timestamp_policy)
-    if policy is None:
+    policy: TimestampPolicy = "create_time"
+    if event_times is None and (named := _POLICIES.get(str(timestamp_policy))) is not None:
+        policy = named
+    elif event_times is None:
         errors.add(
             f"timestamp_policy is {timestamp_policy!r}.",
             "It should be one of [ProcessingTime, CreateTime, LogAppendTime], for example "
-            "ReadFromKafka.create_time_policy.",
+            "ReadFromKafka.create_time_policy, or a function of a KafkaRecord.",
         )
-        policy = "processing_time"
     isolation = properties.get("isolation.level", "read_uncommitted")
     if isolation not in ("read_uncommitted", "read_committed"):
         errors.add(
@@ -334,6 +347,7 @@ def read_config(
             None if max_read_time is None else _milliseconds("max_read_time", max_read_time, errors, at_least=1)
         ),
         poll_timeout_ms=_milliseconds("consumer_polling_timeout", consumer_polling_timeout, errors, at_least=1),
+        event_times=event_times,
     )
     errors.raise_any()
     return config

@@ -21,7 +21,7 @@ from apache_beam import coders, typehints
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.display import DisplayDataItem
 from apache_beam.transforms.window import GlobalWindow, GlobalWindows
-from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import create as windowed_value
 
 from beam_k8s.errors import BeamK8sError, ConfigError, DecodeError
@@ -42,7 +42,7 @@ from beam_k8s.transforms.serializers import deserializer, serializer
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from beam_k8s.transforms.clients import Producer, ProducerFactory
     from beam_k8s.transforms.serializers import Deserializer, Serializer
@@ -260,7 +260,10 @@ class ReadFromKafka(beam.PTransform):
         commit_offset_in_finalize: commit offsets for the group (``group.id`` is needed then) when their records are
             safely processed, on Flink with each checkpoint. False (default): none are ever committed, so that a job
             that starts anew, without a checkpoint, does not go on where the last one ended.
-        timestamp_policy: ``processing_time_policy`` (default), ``create_time_policy`` or ``log_append_time``.
+        timestamp_policy: ``processing_time_policy`` (default), ``create_time_policy``, ``log_append_time``, or a
+            function ``KafkaRecord -> event time``, which is what ``TimestampedValue`` takes: seconds since the epoch
+            or a Timestamp, of which whole ms are kept. If it fails, the read does. Only Python can call it: on Flink
+            too the read is then the Python one of other runners, slower and without partitions that come later.
         consumer_polling_timeout: longest wait of one poll [s], on other runners than Flink.
         with_metadata: give KafkaRecord; only with the default deserializers.
         expansion_service: ignored with a warning: there is no Java expansion.
@@ -278,7 +281,7 @@ class ReadFromKafka(beam.PTransform):
         stop_offsets: in the form of ``start_offsets``: read what lies before these, and wait for it if it is not yet
             written; the other partitions up to the end; then finish.
         max_out_of_orderness: how far [s] records of a partition may be out of order before they are late. Default:
-            1 with create time (see ``config.DEFAULT_OUT_OF_ORDERNESS_S``), else 0.
+            1 with create time and with a function (see ``config.DEFAULT_OUT_OF_ORDERNESS_S``), else 0.
         idle_timeout: a partition without backlog for this long [s] no longer holds back the watermark; None or 0 =
             never. A partition with backlog always does. Default 30.
         dead_letters: True: the read gives ``records, dead_letters`` (see ReadOutputs), and a record that a deserializer
@@ -306,7 +309,7 @@ class ReadFromKafka(beam.PTransform):
         max_num_records: int | None = None,
         max_read_time: float | None = None,
         commit_offset_in_finalize: bool = False,
-        timestamp_policy: str = processing_time_policy,
+        timestamp_policy: str | Callable[[KafkaRecord], Timestamp | float] = processing_time_policy,
         consumer_polling_timeout: float | None = 2,
         with_metadata: bool = False,
         expansion_service: object = None,
@@ -339,6 +342,7 @@ class ReadFromKafka(beam.PTransform):
                 max_read_time=max_read_time,
                 commit_offset_in_finalize=commit_offset_in_finalize,
                 timestamp_policy=timestamp_policy,
+                event_times=_EventTimes(timestamp_policy) if callable(timestamp_policy) else None,
                 consumer_polling_timeout=consumer_polling_timeout,
                 with_metadata=with_metadata or dead_letters,  # which keep offset and headers; others do not pay for it
                 stop_at=stop_at,
@@ -380,8 +384,8 @@ class ReadFromKafka(beam.PTransform):
             if self._config.with_metadata
             else Unpack()
         )
-        if self._config.is_limited:
-            # Flink's source knows no limits: this read is Python everywhere, and has no URN of ours.
+        if self._config.is_python:
+            # It has no URN of ours.
             found = pbegin | "Source" >> _PythonSource(self._config)
         else:
             found = pbegin | "Source" >> Source(self._config)
@@ -633,27 +637,48 @@ def _dead_letter(segment: frames.Segment, index: int, error: str) -> DeadLetter:
 class UnpackWithMetadata(Unpack):
     """Unpack into KafkaRecord."""
 
-    def _records(self, segment: frames.Segment) -> Iterator[KafkaRecord]:
-        topic, partition = segment.topic, segment.partition
-        kind, kind_name = _TIMESTAMP_TYPES.get(segment.timestamp_type, _TIMESTAMP_TYPES[frames.NO_TIMESTAMP_TYPE])
-        for (key, value), offset, timestamp, headers in zip(
-            segment.records,
-            segment.offsets,
-            segment.record_timestamps,
-            segment.headers,
-            strict=True,
-        ):
-            yield KafkaRecord(
-                topic,
-                partition,
-                offset,
-                timestamp,
-                key,
-                value,
-                [KafkaHeader(*header) for header in headers],
-                kind,
-                kind_name,
-            )
+    def _records(self, segment: frames.Segment) -> Iterable[KafkaRecord]:
+        return _kafka_records(segment)
+
+
+class _EventTimes:
+    """The user's function of a record, as one of a segment."""
+
+    def __init__(self, function: Callable[[KafkaRecord], Timestamp | float]) -> None:
+        self._function = function
+
+    def __call__(self, segment: frames.Segment) -> list[int]:
+        return [self._of(record) for record in _kafka_records(segment)]
+
+    def _of(self, record: KafkaRecord) -> int:
+        try:
+            return int(Timestamp.of(self._function(record)).micros // 1000)
+        except Exception as error:
+            raise DecodeError(
+                f"The record at offset {record.offset} of partition {record.partition} of topic {record.topic} gets no "
+                f"event time from {_told('timestamp_policy', error)}",
+                hint="Let the function return seconds since the epoch or a Timestamp for every record, for example "
+                "record.timestamp / 1000, its create time, for what it cannot read.",
+            ) from error
+
+
+def _kafka_records(segment: frames.Segment) -> Iterator[KafkaRecord]:
+    topic, partition = segment.topic, segment.partition
+    kind, kind_name = _TIMESTAMP_TYPES.get(segment.timestamp_type, _TIMESTAMP_TYPES[frames.NO_TIMESTAMP_TYPE])
+    for (key, value), offset, timestamp, headers in zip(
+        segment.records, segment.offsets, segment.record_timestamps, segment.headers, strict=True
+    ):
+        yield KafkaRecord(
+            topic,
+            partition,
+            offset,
+            timestamp,
+            key,
+            value,
+            [KafkaHeader(*header) for header in headers],
+            kind,
+            kind_name,
+        )
 
 
 def _micros(timestamps: Sequence[int]) -> list[int]:

@@ -413,13 +413,14 @@ class _ReadParts(beam.DoFn):
             self._rule.timestamps(own_times, is_log_append=kind == LOG_APPEND_TIME, now_ms=self._now_ms()),
             pairs,
         )
-        if self._config.with_metadata:
+        event_times = self._config.event_times
+        if self._config.with_metadata or event_times is not None:
             segment = segment._replace(
                 offsets=[record.offset for record in records],
                 record_timestamps=own_times,
                 headers=[record.headers or () for record in records],
             )
-        return segment
+        return segment if event_times is None else segment._replace(timestamps=event_times(segment))
 
     def _frame(self, segment: Segment) -> Any:
         frame = encode_read_frame([segment], metadata=self._config.with_metadata)

@@ -223,24 +223,34 @@ def test_processing_time_is_the_time_of_the_read(kafka: Kafka) -> None:
     assert before - 1000 <= int(shown.value) <= time.time_ns() // 1000
 
 
-def test_windows_of_create_time_count_every_record(kafka: Kafka) -> None:
+@pytest.mark.parametrize("policy", [ReadFromKafka.create_time_policy, steps.event_time])
+def test_windows_count_every_record(kafka: Kafka, policy: Any) -> None:
     source = kafka.topic(3)
-    records = [(b"k%d" % (n % 4), b"v", {"partition": n % 3, "timestamp_ms": 60_000 + 100 * n}) for n in range(1_200)]
+    times = [60_000 + 100 * n for n in range(1_200)]
+    own = [0 if policy is steps.event_time else time_ms for time_ms in times]
+    records = [
+        (b"k%d" % (n % 4), b"%d" % time_ms, {"partition": n % 3, "timestamp_ms": own[n]})
+        for n, time_ms in enumerate(times)
+    ]
     kafka.broker.produce(source, records)
     shown = kafka.copy(
-        ReadFromKafka(
-            kafka.earliest,
-            [source],
-            stop_at="latest",
-            timestamp_policy=ReadFromKafka.create_time_policy,
-        ),
+        ReadFromKafka(kafka.earliest, [source], stop_at="latest", timestamp_policy=policy),
         beam.Map(steps.one_each),
         beam.WindowInto(beam.window.FixedWindows(10)),
         beam.CombinePerKey(sum),
         beam.ParDo(steps.ShowWindow()),
     )
-    oracle = Counter((key, 60_000 + 100 * n // 10_000 * 10_000) for n, (key, *_) in enumerate(records))
+    oracle = Counter((key, int(value) // 10_000 * 10_000) for key, value, _ in records)
     assert pairs(shown) == {(key, b"%d %d" % (start, count)): 1 for (key, start), count in oracle.items()}
+
+
+@pytest.mark.usefixtures("failures_are_told")
+def test_a_record_without_the_event_time_that_a_function_reads_is_placed(kafka: Kafka) -> None:
+    source = kafka.topic(1)
+    kafka.broker.produce(source, [(b"k", b"1000"), (b"k", b"noon")])
+    read = ReadFromKafka(kafka.earliest, [source], stop_at="latest", timestamp_policy=steps.event_time)
+    with pytest.raises(Exception, match=rf"offset 1 of partition 0 of topic {source} .*timestamp_policy: ValueError"):
+        kafka.copy(read)
 
 
 def test_a_producer_whose_clock_is_ahead_makes_no_record_of_others_late(kafka: Kafka) -> None:

@@ -198,6 +198,7 @@ def test_a_read_is_bounded_only_if_it_stops() -> None:
         (SERVERS, None, {"topic_pattern": ""}, "topic_pattern is ''"),
         (SERVERS, None, {"topic_pattern": "a.", "start_offsets": {"abc": {0: 1}}}, "'abc', which is not read"),
         (SERVERS, ["a"], {"timestamp_policy": "Arrival"}, r"one of \[ProcessingTime"),
+        (SERVERS, ["a"], {"timestamp_policy": 5}, r"(?s)timestamp_policy is 5.*a function of a KafkaRecord"),
         (SERVERS | {"enable.auto.commit": True}, ["a"], {}, "lost"),
         (SERVERS | {"enable.auto.commit": "true"}, ["a"], {}, "commit_offset_in_finalize=True"),
         (SERVERS | {"interceptor.classes": "acme.Count"}, ["a"], {}, r"'interceptor.classes'\] is 'acme.Count'"),
