@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
@@ -16,7 +17,7 @@ import psutil
 from beam_k8s import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Goal", "Report", "arguments", "parser"]
 
@@ -64,19 +65,20 @@ class Report:
     def finish(self, file: Path | None, *, metric: str, value: float, goal: float, lower_is_better: bool) -> None:
         """Write the JSON if asked, and print the closing line."""
         only = Goal(metric, value, goal, lower_is_better)
-        self._write(file, {"metric": metric, "value": value, "goal": goal, "met": only.met})
+        self.write(file, {"metric": metric, "value": value, "goal": goal, "met": only.met})
         self._close(only)
 
     def finish_all(self, file: Path | None, goals: Sequence[Goal]) -> None:
         """The same with several goals: a closing line each."""
-        self._write(file, {"goals": [each._asdict() | {"met": each.met} for each in goals]})
+        self.write(file, {"goals": [each._asdict() | {"met": each.met} for each in goals]})
         for each in goals:
             self._close(each)
 
     def _close(self, goal: Goal) -> None:
         print(f"{self._name}: {goal.metric}={goal.value:.3g} goal={goal.goal:g} {'ok' if goal.met else 'short'}")
 
-    def _write(self, file: Path | None, outcome: dict[str, Any]) -> None:
+    def write(self, file: Path | None, outcome: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Write the JSON if asked, with what else there is to say."""
         if file is None:
             return
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
@@ -91,5 +93,5 @@ class Report:
             },
             "versions": {"python": platform.python_version(), "beam": versions.BEAM, "flink": versions.FLINK},
             "figures": self._figures,
-        } | outcome
+        } | dict(outcome)
         file.write_text(json.dumps(content, indent=1) + "\n")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import UserScramCredentialUpsertion
+from kafka.admin import UserScramCredentialDeletion, UserScramCredentialUpsertion
 from kafka.errors import KafkaError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class KafkaBroker:
             (PLAIN, SCRAM-SHA-512, or OAUTHBEARER with Kafka's unsecured tokens, for anybody). None: no such listener.
         heap: of the JVM, as ``-Xmx`` wants it.
         address: where it listens; ``tests.cluster.kube.HOST`` is the one that the test cluster's pods reach.
+        beside: a broker that runs and is the controller of this one too: both are one Kafka cluster.
     """
 
     def __init__(
@@ -110,8 +111,11 @@ class KafkaBroker:
         users: Mapping[str, str] | None = None,
         heap: str = "512m",
         address: str = "127.0.0.1",
+        beside: KafkaBroker | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.node = 1 if beside is None else beside.node + 1
+        self._beside = beside
         self.log_file = self.folder / "broker.log"
         self._properties = dict(properties or {})
         self._users = users
@@ -178,7 +182,7 @@ class KafkaBroker:
                 # The controller's address is in the storage.
                 shutil.rmtree(self.folder / "data", ignore_errors=True)
             else:
-                self._add_scram_users()
+                self.add_scram_users()
                 return
 
     def stop(self, *, timeout: float = 30) -> None:
@@ -201,7 +205,7 @@ class KafkaBroker:
                 {
                     name: {
                         "num_partitions": partitions,
-                        "replication_factor": 1,
+                        "replication_factor": -1,  # as the broker has it
                         "configs": dict(config or {}),
                     }
                     for name, partitions in topics.items()
@@ -319,12 +323,20 @@ class KafkaBroker:
             return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
         return "(no log)"
 
-    def _add_scram_users(self) -> None:
+    def add_scram_users(self) -> None:
+        """Let the users log in with SCRAM-SHA-512; again, if they were removed."""
         if self._users:
             with self.admin() as admin:
                 admin.alter_user_scram_credentials(
                     [UserScramCredentialUpsertion(user, "SCRAM-SHA-512", word) for user, word in self._users.items()]
                 )
+
+    def remove_scram_users(self) -> None:
+        """Let them log in with it no more."""
+        with self.admin() as admin:
+            admin.alter_user_scram_credentials(
+                [UserScramCredentialDeletion(user, "SCRAM-SHA-512") for user in self._users or ()]
+            )
 
     def _remembered_ports(self) -> tuple[int, ...] | None:
         if self._ports is not None and (self.folder / "data" / "meta.properties").exists():
@@ -335,13 +347,21 @@ class KafkaBroker:
                 return ports
         return None
 
+    def settings(self) -> dict[str, str]:
+        """What it was started with."""
+        return dict(line.split("=", 1) for line in self._config.read_text().splitlines())
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "server.properties"
+
     def _write_config(self) -> Path:
         assert self._ports is not None
         broker, controller = self._ports[:2]
         (self.folder / "ports").write_text(" ".join(map(str, self._ports)))
         settings = {
             "process.roles": "broker,controller",
-            "node.id": "1",
+            "node.id": str(self.node),
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "listeners": f"PLAINTEXT://{self._address}:{broker},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://{self._address}:{broker}",
@@ -364,6 +384,10 @@ class KafkaBroker:
             "num.network.threads": "2",
             "num.io.threads": "4",
         } | self._properties
+        if self._beside is not None:
+            settings["process.roles"] = "broker"
+            settings["controller.quorum.voters"] = self._beside.settings()["controller.quorum.voters"]
+            settings["listeners"] = settings["advertised.listeners"]
         if self._users is not None:
             secured = f",SASL_PLAINTEXT://{self.secured_servers}"
             settings["listeners"] += secured
@@ -379,9 +403,8 @@ class KafkaBroker:
                 'unsecuredLoginStringClaim_sub="broker";',
             }.items():
                 settings[f"listener.name.sasl_plaintext.{mechanism}.sasl.jaas.config"] = login
-        config = self.folder / "server.properties"
-        config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        return config
+        self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        return self._config
 
     def _java(self, lib: Path, heap: str, *arguments: str) -> list[str]:
         return [
@@ -394,6 +417,9 @@ class KafkaBroker:
     def _format(self, lib: Path, config: Path) -> None:
         # Kafka's own form of a cluster id: 16 bytes as URL-safe base64, which must not look like an option.
         cluster = "-"
+        if self._beside is not None:
+            with self._beside.admin() as admin:
+                cluster = str(admin.describe_cluster()["cluster_id"])
         while cluster.startswith("-"):
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         done = subprocess.run(
@@ -436,7 +462,7 @@ class KafkaBroker:
     def _has_a_broker(self) -> bool:
         # The port is open before the broker has registered with its own controller.
         with contextlib.suppress(KafkaError, OSError), self.admin() as admin:
-            return bool(admin.describe_cluster()["brokers"])
+            return any(each["broker_id"] == self.node for each in admin.describe_cluster()["brokers"])
         return False
 
     def _lost_its_port(self) -> bool:

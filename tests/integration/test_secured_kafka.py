@@ -2,8 +2,11 @@
 
 import textwrap
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_k8s import ReadFromKafka, WriteToKafka
 from beam_k8s.errors import ConfigError, NoPythonForm
 from beam_k8s.graph import KafkaSink, KafkaSource
 from beam_k8s.launcher.kafka_admin import Brokers
@@ -40,7 +43,9 @@ COPY = """
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory):
-    with KafkaBroker(tmp_path_factory.mktemp("kafka"), users={"ali": PASSWORD}) as broker:
+    # A login counts for so long: one that was taken back is noticed then.
+    properties = {"connections.max.reauth.ms": "4000"}
+    with KafkaBroker(tmp_path_factory.mktemp("kafka"), users={"ali": PASSWORD}, properties=properties) as broker:
         broker.create_topics({"words": 3})
         broker.produce("words", [(b"k", b"%d" % number) for number in range(100)])
         yield broker
@@ -156,3 +161,41 @@ def test_a_job_without_its_secret_is_refused_for_read_and_write(launch):
     for step in ("ReadFromKafka/Source", "WriteToKafka/Sink"):
         assert f"{step}: Kafka property sasl.jaas.config refers to env:KAFKA_LOGIN" in job.output
     assert not job.run_dirs
+
+
+def test_a_running_job_whose_login_is_taken_back_tells_it_and_goes_on_when_it_is_given_again(
+    secured, unique, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("KAFKA_LOGIN", SCRAM)
+    words = f"{unique}-words"
+    secured.create_topics({unique: 1, words: 2})
+    secured.produce(words, [(b"k", b"%d" % number) for number in range(100)])
+    login = {"sasl.mechanism": "SCRAM-SHA-512", "sasl.jaas.config": "env:KAFKA_LOGIN"}
+    servers = login | {"bootstrap.servers": secured.secured_servers, "security.protocol": "SASL_PLAINTEXT"}
+    flags = ["--runner=FlinkK8s", "--k8s_target=local", "--k8s_task_slots=1", "--checkpointing_interval=1000"]
+    pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    (
+        pipeline
+        | ReadFromKafka(servers | {"auto.offset.reset": "earliest"}, [words])
+        | WriteToKafka(servers, unique, delivery_guarantee="exactly_once")
+    )
+    result, said = pipeline.run(), ""
+
+    def wait(until):
+        nonlocal said
+        while not until():
+            assert result.wait_until_finish(duration=300) is None
+            said += capsys.readouterr().err
+
+    try:
+        wait(lambda: len(secured.read_topic(unique)) == 100)
+        secured.remove_scram_users()
+        wait(lambda: "SaslAuthenticationException" in said)
+        secured.add_scram_users()
+        secured.produce(words, [(b"k", b"%d" % number) for number in range(100, 110)])
+        wait(lambda: len(secured.read_topic(unique)) >= 110)
+        assert sorted(int(record.value) for record in secured.read_topic(unique)) == list(range(110))
+        assert PASSWORD not in said
+    finally:
+        result.cancel()
