@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Silence", "SourceLook", "Spent"]
+__all__ = ["SILENT_AFTER_SECONDS", "Silence", "SourceLook", "Spent"]
+
+SILENT_AFTER_SECONDS = 45.0
+"""With the age of Flink's figures, up to 10 s by default, a silence is told within a minute."""
 
 
 @dataclass(frozen=True, slots=True)

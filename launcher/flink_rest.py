@@ -180,6 +180,8 @@ class Source:
     """Of keys and values, by the size of those read last."""
     backlog_seconds: int | None = None
     """That reading the partition takes which takes longest, at the present rate if nothing is added."""
+    stalled_seconds: int | None = None
+    """Since records were last read of the partition that waits longest of those that have a backlog; 0: none waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,7 @@ _PARTITION = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.curr
 _BACKLOG = re.compile(r"(^|\.)pendingRecords$")
 _BACKLOG_BYTES = re.compile(r"(^|\.)pendingBytes$")
 _BACKLOG_SECONDS = re.compile(r"(^|\.)pendingSeconds$")
+_STALLED_SECONDS = re.compile(r"(^|\.)stalledSeconds$")
 _READ = re.compile(r"^Source__.*\.numRecordsIn$")
 
 
@@ -288,6 +291,7 @@ def _source(flink: FlinkReads, job_id: str, vertex: dict[str, Any]) -> Source:
         backlog=_over_subtasks("sum", flink, path, metrics, _BACKLOG),
         backlog_bytes=_over_subtasks("sum", flink, path, metrics, _BACKLOG_BYTES),
         backlog_seconds=_over_subtasks("max", flink, path, metrics, _BACKLOG_SECONDS),
+        stalled_seconds=_over_subtasks("max", flink, path, metrics, _STALLED_SECONDS),
     )
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from beam_k8s.errors import KubernetesError
+from beam_k8s.silence import SILENT_AFTER_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -165,7 +166,15 @@ def _sources(sources: Sequence[Source]) -> list[str]:
         ]
         for source in sources
     ]
-    return _section("Sources", ["NAME", "TOPIC", "PARTITIONS", "PARALLELISM", "BACKLOG", "SIZE", "TIME"], rows)
+    columns = ["NAME", "TOPIC", "PARTITIONS", "PARALLELISM", "BACKLOG", "SIZE", "TIME"]
+    stalled = [
+        f"  warning: {source.name} has read nothing of a partition for {duration(source.stalled_seconds)} although "
+        "records of it wait, or may: see `beam-k8s logs` for a step that does not come back, or a broker that does not "
+        "answer."
+        for source in sources
+        if source.stalled_seconds is not None and source.stalled_seconds >= SILENT_AFTER_SECONDS
+    ]
+    return [*_section("Sources", columns, rows), *stalled]
 
 
 def _checkpoints(checkpoints: Checkpoints, now: float) -> list[str]:

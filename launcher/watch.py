@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from beam_k8s.errors import BeamK8sError
 from beam_k8s.lateness import LateRecords
 from beam_k8s.launcher.progress import report
-from beam_k8s.silence import Silence
+from beam_k8s.silence import SILENT_AFTER_SECONDS, Silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -22,8 +22,6 @@ __all__ = ["Watch"]
 
 _LOGGER = logging.getLogger(__name__)
 _INTERVAL_SECONDS = 5.0
-_SILENT_AFTER_SECONDS = 45.0
-"""With the age of Flink's figures, up to 10 s by default, a silence is told within a minute."""
 
 _LAST_LOOK_SECONDS = 10.0
 """Longest wait for a look that is under way when the job has ended."""
@@ -43,7 +41,7 @@ class Watch:
     ) -> None:
         self._name, self._late, self._sources = name, late, sources
         self._late_records = LateRecords()
-        self._silence = Silence(after=_SILENT_AFTER_SECONDS)
+        self._silence = Silence(after=SILENT_AFTER_SECONDS)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {name}", daemon=True)
         self._thread.start()

@@ -89,7 +89,7 @@ def slowly(record):
 def test_a_broker_that_falls_silent_before_all_is_read_is_told_of(silent, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(watch, "_INTERVAL_SECONDS", 1)
-    monkeypatch.setattr(watch, "_SILENT_AFTER_SECONDS", 6)
+    monkeypatch.setattr(watch, "SILENT_AFTER_SECONDS", 6)
     silent.produce("quiet", [(None, b"v" * 2000)] * 20_000)
     flags = ["--runner=FlinkK8s", "--k8s_target=local", "--k8s_task_slots=1", "--checkpointing_interval=1000"]
     flags += ["--k8s_flink_conf=metrics.fetcher.update-interval=500"]

@@ -40,7 +40,7 @@ def scraped(ports, metric):
 def test_a_source_tells_its_topic_its_partitions_and_what_is_left_to_read(broker, topic, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(watch, "_INTERVAL_SECONDS", 1)
-    monkeypatch.setattr(watch, "_SILENT_AFTER_SECONDS", 6)
+    monkeypatch.setattr(watch, "SILENT_AFTER_SECONDS", 6)
     stuck = tmp_path / "stuck"
     name = topic(3)
     broker.produce(name, [(b"k", b"v" * 2000, {"partition": n % 3}) for n in range(RECORDS)])
@@ -83,6 +83,7 @@ def test_a_source_tells_its_topic_its_partitions_and_what_is_left_to_read(broker
             assert result.wait_until_finish(duration=200) is None
             said += capsys.readouterr().err
         assert "warning: Read/Source" in said
+        assert flink_rest.sources(result.job.flink(), result.job.job_id)[0].stalled_seconds >= 6
     finally:
         stuck.unlink(missing_ok=True)
         result.cancel()

@@ -151,7 +151,7 @@ def description(**given):
     }
     facts = {
         "status": RUNNING,
-        "sources": (Source("Read", ("words",), 3, 3, 1234, 5 << 20, 150), Source("Old", (), 0, 1, None)),
+        "sources": (Source("Read", ("words",), 3, 3, 1234, 5 << 20, 150, 9), Source("Old", (), 0, 1, None)),
         "checkpoints": Checkpoints(7, 1, 8, NOW - 5, 3 << 20, 0.25),
         "unanswered": "",
         "pods": (pod_of(POD),),
@@ -173,6 +173,12 @@ def test_a_job_is_described():
         "10s (x2) Warning pod/flights-taskmanager-x Failed cannot pull",
     ):
         assert line in lines
+
+
+def test_a_source_that_does_not_read_is_told_of():
+    assert "warning" not in description()
+    text = description(sources=(Source("Read", ("words",), 3, 3, 1234, stalled_seconds=70),))
+    assert "warning: Read has read nothing of a partition for 70s although records of it wait" in text
 
 
 def test_what_flink_does_not_tell_is_left_out_and_said():

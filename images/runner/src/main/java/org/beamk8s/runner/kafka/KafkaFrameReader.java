@@ -56,6 +56,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
 
   private Map<TopicPartition, Position> positions = Map.of();
   private final Map<TopicPartition, PartitionBacklog> backlogs = new ConcurrentHashMap<>();
+  private final StalledPartitions stalled = new StalledPartitions();
   private final Map<String, TopicPartition> partitions = new HashMap<>();
   private final Set<TopicPartition> finished = new HashSet<>();
   private boolean allAssigned;
@@ -83,6 +84,9 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     context
         .metricGroup()
         .gauge("pendingSeconds", () -> known(PartitionBacklog::seconds).max().orElse(0));
+    context
+        .metricGroup()
+        .gauge("stalledSeconds", () -> stalled.seconds(clock.relativeTimeMillis()));
   }
 
   @Override
@@ -131,7 +135,9 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       Position position = positions.get(partition);
       if (position != null && position.isCaughtUp()) {
         watermarks.caughtUp(partition, position.neverHeldRecord(), entry.fetchedAt);
+        stalled.caughtUp(partition);
       } else {
+        stalled.behind(partition, entry.fetchedAt);
         watermarks.behind(partition);
       }
     }
@@ -190,6 +196,9 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     } else if (position != null) {
       // A last record before markers or compacted records: those are no backlog.
       left = position.backlog(Math.max(segment.nextOffset(), position.next));
+    }
+    if (segment.records() > 0) {
+      stalled.read(segment.partition, clock.relativeTimeMillis());
     }
     PartitionBacklog backlog = backlogs.computeIfAbsent(segment.partition, this::newBacklog);
     backlog.add(left, segment.records(), segment.bytes(), clock.relativeTimeMillis());
@@ -259,6 +268,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     for (KafkaPartitionSplit split : splits) {
       partitions.put(split.splitId(), split.getTopicPartition());
       watermarks.add(split.getTopicPartition());
+      stalled.behind(split.getTopicPartition(), clock.relativeTimeMillis());
       hadPartitions = true;
     }
     records.addSplits(splits);
@@ -338,6 +348,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       output.releaseOutputForSplit(splitId);
       TopicPartition partition = partitions.remove(splitId);
       finished.add(partition);
+      stalled.caughtUp(partition);
       watermarks.remove(partition);
       PartitionBacklog told = backlogs.get(partition);
       if (told != null && told.records() != 0 && !frame.hasRecords(partition)) {
