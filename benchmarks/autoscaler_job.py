@@ -223,8 +223,6 @@ def main() -> None:
     outcome = Report("autoscaler_job", figures)
     rows = [(r.name, f"{r.worker_minutes:.1f}", f"{r.minutes_over:.2f}", len(r.decisions)) for r in runs]
     outcome.table(["scaler", "worker minutes", f"minutes over {SLO:g} s", "rescales"], rows)
-    if given.plot:
-        plot(runs, given.plot)
     ours, theirs = runs
     ratios = [
         ("worker_minutes_to_hpa", ours.worker_minutes, theirs.worker_minutes),
@@ -232,6 +230,8 @@ def main() -> None:
     ]
     goals = [Goal(metric, _ratio(mine, other), GOAL, True) for metric, mine, other in ratios]
     outcome.finish_all(given.json, goals)
+    if given.plot:
+        plot(runs, given.plot)
 
 
 def _ratio(ours: float, theirs: float) -> float:

@@ -454,11 +454,22 @@ class KubernetesOperatorService:
                 cache = self._caches[namespace] = JobCache(self._kube, namespace, _OURS)
             return cache
 
+    def _settled_version(self, namespace: str, name: str) -> str:
+        """The version of a job's object that is known to be quiet; empty: none is."""
+        for cache in self._watching(namespace):
+            if version := cache.settled_version(namespace, name, _QUIET_SECONDS):
+                return version
+        return ""
+
+    def _watching(self, namespace: str) -> list[JobCache]:
+        """The caches that have a namespace, of those there are."""
+        with self._lock:
+            found = [(self._caches or {}).get(each) for each in ("", namespace)]
+        return [each for each in found if each is not None]
+
     def _seen(self, deployment: dict[str, Any], what: str = "MODIFIED") -> JobStatus:
         """What an object says that was just written; reads that follow say the same or newer."""
-        with self._lock:
-            caches = [(self._caches or {}).get(each) for each in ("", deployment["metadata"]["namespace"])]
-        for cache in filter(None, caches):
+        for cache in self._watching(deployment["metadata"]["namespace"]):
             cache.apply(what, deployment)
         return job_status(deployment)
 
@@ -491,7 +502,8 @@ class KubernetesOperatorService:
         Flink's operator 1.7 writes each status three times. Of a change between them it concludes that the status is
         somebody else's, and forgets what it has just done: a job that it has suspended never starts again.
         """
-        metadata, version = deployment["metadata"], ""
+        metadata = deployment["metadata"]
+        version = self._settled_version(metadata["namespace"], metadata["name"])
         until = time.monotonic() + self._patience
         while True:
             whole = self._ours(metadata["namespace"], metadata["name"])

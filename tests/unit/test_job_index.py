@@ -44,13 +44,17 @@ def test_the_newest_of_each_object_counts_in_any_order_and_however_often(history
     shuffled = [*events, *random.sample(events, len(events) // 2)]
     random.shuffle(shuffled)
     index = JobIndex()
-    for what, deployment in shuffled:
-        index.apply(what, deployment)
+    came: dict[str, int] = {}
+    for now, (what, deployment) in enumerate(shuffled):
+        index.apply(what, deployment, now)
+        if what != "DELETED":
+            came.setdefault(deployment["metadata"]["resourceVersion"], now)
     for namespace in ("", *NAMESPACES):
         wanted = {key: each["metadata"] for key, each in there.items() if namespace in {"", key[0]}}
         kept = {(entry.status.namespace, entry.status.name): entry for entry in index.all(namespace)}
         assert kept.keys() == wanted.keys()
         assert all(kept[key].status.version == wanted[key]["resourceVersion"] for key in wanted)
+        assert all(kept[key].since == came[wanted[key]["resourceVersion"]] for key in wanted)
         assert all(kept[key].labels == wanted[key]["labels"] for key in wanted)
         for job_id in IDS:
             having = [key for key, each in wanted.items() if each["labels"][names.JOB_ID_LABEL] == job_id]
