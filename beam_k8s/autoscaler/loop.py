@@ -50,6 +50,8 @@ class Autoscaler:
         self._act = act
         self._window = Window(settings)
         self._memory: Memory | None = None
+        self._unsure: Memory | None = None
+        """What goes with a change of which nobody has said whether it was made."""
         self._ran: Observation | None = None
 
     def tick(self) -> Decision:
@@ -59,17 +61,22 @@ class Autoscaler:
         try:
             if self._act and (why := self._realizer.hindrance()):
                 # What others do meanwhile is not in the figures seen so far, nor in the memory.
-                self._memory, self._ran, self._window = None, None, Window(self._settings)
+                self._memory, self._unsure, self._ran, self._window = None, None, None, Window(self._settings)
                 return self._tell(Hold(Reason.NOT_OURS, why), None, acted=False)
             if self._memory is None:
-                self._memory = self._realizer.load()
+                self._memory, self._unsure = self._realizer.load(), None
+            elif self._unsure is not None:
+                # Of one that was made and not answered for, its memory is there with it.
+                if self._realizer.load() == self._unsure:
+                    self._memory = self._unsure
+                self._unsure = None
             decision, seen = self._decide(self._memory)
             if acted := self._act and isinstance(decision, Rescale):
                 assert isinstance(decision, Rescale)  # noqa: S101 - for the type checker
                 assert seen is not None  # noqa: S101 - for the type checker
-                memory = rescaled(self._memory, decision, seen, self._clock())
-                self._realizer.rescale(decision, memory)
-                self._memory = memory
+                self._unsure = rescaled(self._memory, decision, seen, self._clock())
+                self._realizer.rescale(decision, self._unsure)
+                self._memory, self._unsure = self._unsure, None
         except BeamK8sError as error:
             decision, acted = Hold(Reason.UNREACHABLE, error.message), False
         return self._tell(decision, seen, acted=acted)

@@ -473,6 +473,26 @@ def test_who_does_not_answer_is_asked_again_and_nothing_is_half_done():
     assert overload(world, loop, start=145, until=145).target == 9
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_a_change_that_nobody_answers_for_is_looked_up_before_another_is_made(made):
+    world = World()
+    loop = Autoscaler(SETTINGS, world, world, world, lambda: world.now)
+    answered = world.rescale
+
+    def unanswered(change, memory):
+        if made:
+            answered(change, memory)
+        raise FlinkError("time is up")
+
+    world.rescale = unanswered
+    assert overload(world, loop, until=130).text == "time is up"
+    world.rescale = answered
+    decision = overload(world, loop, start=145, until=145)
+    assert world.changes == [(2, 9)]
+    assert (decision.reason is Reason.RESCALING) if made else (decision.target == 9)
+    assert world.memory.rescaled_at == (130 if made else 145)
+
+
 def test_a_new_launcher_goes_on_where_the_last_one_stopped():
     world = World()
     world.memory = Memory(rescaled_at=150, target=9)
