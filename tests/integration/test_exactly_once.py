@@ -167,14 +167,37 @@ def test_thirty_kills_among_rescales(scene, chance):
         job.await_parallelism(2 * workers)
         job.await_checkpoints()
         if chance.random() < 0.2:
-            workers = chance.choice([n for n in (1, 2, 3) if n != workers])
+            workers = other(workers, chance)
             job.job.scale(workers)
         else:
-            kill(job, chance.choice(VICTIMS), chance)
+            victim = chance.choice(VICTIMS)
+            print("kill", victim)
+            kill(job, victim, chance)
             kills += 1
     job.await_parallelism(2 * workers)
     job.await_checkpoints()
     finish(job, producer)
+
+
+# Beam's issue 25975: bundles were lost when the parallelism shrank.
+@pytest.mark.slow
+def test_twenty_rescales_up_and_down_under_load(scene, chance):
+    start, producer = scene
+    job, workers = start("--num_workers=2"), 2
+    for _ in range(20):
+        job.await_parallelism(2 * workers)
+        job.await_checkpoints(1)
+        workers = other(workers, chance)
+        print(workers, "workers")
+        job.job.scale(workers)
+    job.await_parallelism(2 * workers)
+    job.await_checkpoints()
+    finish(job, producer)
+
+
+def other(workers, chance):
+    """Another number of workers, of 1 to 3."""
+    return chance.choice([n for n in (1, 2, 3) if n != workers])
 
 
 @pytest.mark.slow  # on Kubernetes one starts again in make test
