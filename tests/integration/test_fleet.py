@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,16 @@ def await_that(what: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def kube(tmp_path) -> Iterator[Kube]:
-    with ApiServer(tmp_path) as server:
-        kube = Kube.connect(kubeconfig=str(server.kubeconfig), namespace=NAMESPACE)
-        kube.create(Kind("", "v1", "namespaces"), "", {"metadata": {"name": NAMESPACE}})
-        yield kube
+def server(tmp_path) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def kube(server) -> Kube:
+    kube = Kube.connect(kubeconfig=str(server.kubeconfig), namespace=NAMESPACE)
+    kube.create(Kind("", "v1", "namespaces"), "", {"metadata": {"name": NAMESPACE}})
+    return kube
 
 
 def job(number: int, mode: str = "on") -> dict:
@@ -63,10 +69,10 @@ def job(number: int, mode: str = "on") -> dict:
 
 
 @contextmanager
-def running(kube: Kube) -> Iterator[threading.Event]:
+def running(kube: Kube, look: type[Overloaded] = Overloaded) -> Iterator[threading.Event]:
     """A fleet's autoscaler; the event ends it."""
     stopped = threading.Event()
-    fleet = Fleet(kube, NAMESPACE, "", identity=new_identity(), look=Overloaded)
+    fleet = Fleet(kube, NAMESPACE, "", identity=new_identity(), look=look)
     thread = threading.Thread(target=fleet.run, args=(stopped,))
     thread.start()
     try:
@@ -107,6 +113,35 @@ def test_each_job_is_scaled_once_by_whoever_may(kube, capfd):
     assert {each["metadata"]["generation"] for each in jobs if each["spec"]["taskManager"]["replicas"] > 1} == {2}
     leases, _ = kube.find(LEASES, NAMESPACE)
     assert {each["spec"]["holderIdentity"] for each in leases} == {""}, "all are given up"
+
+
+def test_an_api_server_that_is_killed_while_it_is_asked_for_workers_is_asked_once_for_each_job(server, kube):
+    jobs = 30
+    for number in range(jobs):
+        create(kube, job(number))
+    service = KubernetesOperatorService(kube, cache=False)
+
+    def scaled() -> int:
+        return sum(status.workers > 1 for status in service.get_all_jobs(NAMESPACE))
+
+    looks: Counter[str] = Counter()
+
+    class Counted(Overloaded):
+        def observe(self):
+            looks[self._job.name] += 1
+            return super().observe()
+
+    with running(kube, Counted):
+        for at_least in (1, jobs // 3, jobs):  # in the middle of the others' changes; at last with all made
+            await_that(lambda: scaled() >= at_least)  # noqa: B023 - called here
+            server.kill()
+            server.start()
+        looks.clear()
+        await_that(lambda: len(looks) == jobs and min(looks.values()) > 2)  # and each is left as it is
+    for each in kube.find(DEPLOYMENTS, NAMESPACE)[0]:
+        metadata = each["metadata"]
+        assert (metadata["generation"], each["spec"]["taskManager"]["replicas"]) == (2, 4)
+        assert KubernetesWorkers(service, NAMESPACE, metadata["name"], lambda: None, "me").load().target == 4
 
 
 def test_a_lease_is_one_holders_until_nothing_is_heard_of_him_for_its_time(kube):
