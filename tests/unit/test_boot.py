@@ -52,3 +52,10 @@ def test_a_worker_ends_on_sigterm_with_its_last_line():
     code, pid, said = run("-c", speak, env={key: value for key, value in os.environ.items() if key != LOG_DIR})
     assert code == 128 + 15
     assert said == f"{WORKER_LINE.format(pid=pid)}last\n"
+
+
+def test_a_bundle_does_not_wait_long_for_the_sampler_at_its_end():
+    show = "from beam_k8s.transforms import boot; boot.sample_often(); "
+    show += "from apache_beam.runners.worker import bundle_processor as b; "
+    show += "print(b.statesampler.StateSampler('of a bundle', None).sampling_period_ms)"
+    assert subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True).stdout == "10\n"
