@@ -18,6 +18,8 @@ NAMESPACE = "beam_k8s.kafka"
 RECORDS_READ = "records_read"
 RECORDS_WRITTEN = "records_written"
 DEAD_LETTERS = "dead_letters"
+MOST_PARTITIONS = 100
+"""That one worker has gauges for: each is a label more in whatever collects them, in a fleet of thousands of jobs."""
 
 
 def backlog_name(topic: str, partition: int, unit: str = "records") -> str:
@@ -33,7 +35,7 @@ def backlog_name(topic: str, partition: int, unit: str = "records") -> str:
 
 
 class BacklogGauges:
-    """The backlog gauges of the partitions that were seen so far."""
+    """The backlog gauges of the partitions that were seen so far, or of the first MOST_PARTITIONS of them."""
 
     def __init__(self) -> None:
         self._gauges: dict[tuple[str, int], tuple[Metrics.DelegatingGauge, ...]] = {}
@@ -43,6 +45,8 @@ class BacklogGauges:
         key = segment.topic, segment.partition
         gauges = self._gauges.get(key)
         if gauges is None:
+            if len(self._gauges) >= MOST_PARTITIONS:
+                return
             names = (backlog_name(*key, unit) for unit in ("records", "bytes", "seconds"))
             gauges = self._gauges[key] = tuple(Metrics.gauge(NAMESPACE, name) for name in names)
         records, size, ms = segment.backlog

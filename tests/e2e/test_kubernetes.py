@@ -102,6 +102,7 @@ EXACT = """
         parser = argparse.ArgumentParser()
         for name in ("servers", "source", "sink"):
             parser.add_argument(f"--{name}")
+        parser.add_argument("--guarantee", default="exactly_once")
         own, rest = parser.parse_known_args()
         kafka = {"bootstrap.servers": own.servers}
         with beam.Pipeline(options=PipelineOptions(rest, save_main_session=True)) as p:
@@ -109,7 +110,7 @@ EXACT = """
                 p
                 | ReadFromKafka(kafka | {"auto.offset.reset": "earliest"}, [own.source])
                 | beam.ParDo(Count()).with_output_types(tuple[bytes, bytes])
-                | WriteToKafka(kafka, own.sink, delivery_guarantee="exactly_once")
+                | WriteToKafka(kafka, own.sink, delivery_guarantee=own.guarantee)
             )
 """
 

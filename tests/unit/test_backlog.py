@@ -1,11 +1,14 @@
 """What is said of a partition's backlog, against the rate and size with which it was made. Plain values in and out."""
 
+from unittest.mock import Mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_k8s.transforms import metrics
 from beam_k8s.transforms.backlog import PartitionBacklog
-from beam_k8s.transforms.frames import Backlog
+from beam_k8s.transforms.frames import Backlog, Segment
 
 
 def read(backlog, *, rate, left, size=10, start=0.0, reads=20):
@@ -46,3 +49,14 @@ def test_a_reader_that_slows_down_soon_tells_so():
 
 def test_a_tombstone_has_no_bytes():
     assert PartitionBacklog().add(3, [(None, None), (b"12", b"3456")], 0.0).bytes == 9
+
+
+def test_a_topic_of_many_partitions_does_not_make_as_many_labels(monkeypatch):
+    made = {}
+    monkeypatch.setattr(metrics.Metrics, "gauge", lambda _, name: made.setdefault(name, Mock()))
+    gauges = metrics.BacklogGauges()
+    for partition in (*range(2 * metrics.MOST_PARTITIONS), 0):
+        gauges.set(Segment("t", partition, Backlog(partition, -1, -1), 0, (), ()))
+    told = {name for name in made if made[name].set.called}
+    assert told == {metrics.backlog_name("t", n) for n in range(metrics.MOST_PARTITIONS)}
+    assert made[metrics.backlog_name("t", 0)].set.call_count == 2

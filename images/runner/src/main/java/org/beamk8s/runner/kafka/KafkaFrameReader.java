@@ -43,6 +43,9 @@ import org.joda.time.Instant;
  * <p>With {@link TimestampPolicy#PROCESSING_TIME} the watermark is the clock.
  */
 final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, KafkaPartitionSplit> {
+  /** Most partitions of a reader with metrics of their own; transforms/metrics.py has as many. */
+  private static final int MOST_WITH_METRICS = 100;
+
   private final TimestampPolicy policy;
   private final SourceReaderContext context;
   private final SourceReader<ConsumerRecord<byte[], byte[]>, KafkaPartitionSplit> records;
@@ -207,12 +210,14 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
 
   private PartitionBacklog newBacklog(TopicPartition partition) {
     PartitionBacklog backlog = new PartitionBacklog();
-    backlog.register(
-        context
-            .metricGroup()
-            .addGroup("KafkaSourceReader") // the connector's group
-            .addGroup("topic", partition.topic())
-            .addGroup("partition", Integer.toString(partition.partition())));
+    if (backlogs.size() < MOST_WITH_METRICS) {
+      backlog.register(
+          context
+              .metricGroup()
+              .addGroup("KafkaSourceReader") // the connector's group
+              .addGroup("topic", partition.topic())
+              .addGroup("partition", Integer.toString(partition.partition())));
+    }
     return backlog;
   }
 

@@ -1,0 +1,193 @@
+"""Seconds without output when a job gets or loses a worker: ours against the stop and redeploy of Flink's operator.
+
+One stateful job on the test cluster, read and written at a steady rate. Ours changes the number of TaskManagers of the
+running job (``beam-k8s scale``, the autoscaler); the operator, told to restart it, stops it with a savepoint and starts
+all its pods anew, which is what a change of the parallelism costs without reactive mode. Output is what the sink's
+broker has stamped on the first record of each number: what is only written again counts for nothing. Where the seconds
+go is told by Flink's own timestamps: until the job stops, until all tasks run again, until new output comes.
+
+    python -m benchmarks.rescale [--quick] [--json FILE]
+
+It takes five minutes, with ``--quick`` two: a job must be submitted, and each change is waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import textwrap
+import time
+import uuid
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from beam_k8s.errors import FlinkError, KubernetesError
+from beam_k8s.launcher.kube import DEPLOYMENTS
+from benchmarks.report import Report, arguments
+from tests.cluster import runtime
+from tests.cluster.kafka import KafkaBroker
+from tests.cluster.kube import HOST, KubeCluster
+from tests.cluster.registry import ImageRegistry
+from tests.cluster.submit import Submitter
+from tests.conftest import Tenant
+from tests.e2e.test_kubernetes import EXACT, Exact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+GOAL = 0.2
+"""Ours to the operator's."""
+_BEFORE_SECONDS = 10
+"""Of steady output before a change."""
+_STAGES = ("until it stops", "until all tasks run", "until new output")
+
+
+class Change(NamedTuple):
+    """One that was made."""
+
+    how: str
+    seconds: float
+    """The longest time without new output from the command on."""
+    usual: float
+    """The same in as long a time before it."""
+    stages: dict[str, float]
+    """Seconds of each; of those that Flink tells."""
+
+
+@contextmanager
+def running_job() -> Iterator[Exact]:
+    """The job with its cluster, registry, broker and producer."""
+    name = f"rescale-{uuid.uuid4().hex[:8]}"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-k8s-bench-")))
+        cluster = stack.enter_context(KubeCluster())
+        registry = stack.enter_context(ImageRegistry(folder / "registry", address=HOST))
+        cluster.pull_from(registry.host)
+        properties = {"log.message.timestamp.type": "LogAppendTime"}
+        broker = stack.enter_context(KafkaBroker(folder / "kafka", address=HOST, properties=properties))
+        image = str(runtime.push(registry.host, "runtime"))
+        tenant = Tenant(name, cluster.tenant(name))
+        stack.callback(cluster.remove_tenant, name)
+        submitter = Submitter(cluster, tenant, image, folder)
+        stack.callback(submitter.close)
+        script = folder / "my_pipeline.py"
+        script.write_text(textwrap.dedent(EXACT))
+        job = Exact(submitter, broker, script, name)
+        stack.callback(job.flink.close)
+        stack.callback(job.producer.stop)
+        job.start("--guarantee=at_least_once")
+        yield job
+
+
+def first_outputs(job: Exact) -> list[float]:
+    """When each number was first in the sink, in seconds since 1970, in the order of time."""
+    first: dict[bytes, int] = {}
+    for record in job.broker.read_topic(job.sink, committed_only=False):
+        number = record.value.partition(b",")[0]
+        first[number] = min(first.get(number, record.timestamp), record.timestamp)
+    return sorted(each / 1000 for each in first.values())
+
+
+def longest_gap(outputs: list[float], since: float, until: float) -> tuple[float, float, float]:
+    """The longest time without output that ends between two times: (seconds, its begin, its end)."""
+    gaps = [(end - begin, begin, end) for begin, end in itertools.pairwise(outputs) if since <= end <= until]
+    return max(gaps, default=(0.0, since, since))
+
+
+def measure(job: Exact, how: str, change: Callable[[], None], done: Callable[[], bool]) -> Change:
+    """Make a change under a steady load, and look how long no output came."""
+    submitter, name = job.submitter, job.name
+    job.await_progress()
+    time.sleep(_BEFORE_SECONDS)
+    began = time.time()
+    change()
+    job.await_that(done, 300)
+    submitter.await_status(name, lambda it: it.flink_state == "RUNNING", 300)
+    job.await_progress()
+    seconds, stopped, again = longest_gap(first_outputs(job), began, time.time())
+    usual = longest_gap(first_outputs(job), began - _BEFORE_SECONDS, began)[0]
+    flink = job.flink.get(f"/jobs/{submitter.status(name).flink_job_id}")
+    tasks = [
+        subtask["start-time"]
+        + sum(max(0, subtask["status-duration"][state]) for state in ("DEPLOYING", "INITIALIZING"))
+        for vertex in flink["vertices"]
+        for subtask in job.flink.get(f"/jobs/{flink['jid']}/vertices/{vertex['id']}")["subtasks"]
+    ]
+    runs = max(tasks) / 1000
+    stages = dict(zip(_STAGES, (stopped - began, runs - stopped, again - runs), strict=True))
+    return Change(how, seconds, usual, stages)
+
+
+def main() -> None:
+    """Measure and report."""
+    options = arguments(__doc__ or "")
+    changes = []
+    with running_job() as job:
+        submitter, namespace, name = job.submitter, job.submitter.tenant.name, job.name
+
+        def workers(count: int) -> bool:
+            pods = submitter.pods(name, "taskmanager")
+            status = submitter.status(name)
+            return len(pods) == count == status.ready_workers and parallelism() == count
+
+        def parallelism() -> int:
+            try:
+                plan = job.flink.get(f"/jobs/{submitter.status(name).flink_job_id}")
+            except (FlinkError, KubernetesError):
+                return 0
+            running = [vertex for vertex in plan["vertices"] if vertex["status"] == "RUNNING"]
+            return max((vertex["parallelism"] for vertex in running), default=0)
+
+        def scale(count: int) -> Change:
+            return measure(
+                job,
+                "ours",
+                lambda: submitter.service.update_replica(namespace, name, count) and None,
+                lambda: workers(count),
+            )
+
+        def redeploy() -> Change:
+            before = {pod["metadata"]["uid"] for pod in submitter.pods(name, "jobmanager")}
+
+            def is_new() -> bool:
+                now = {pod["metadata"]["uid"] for pod in submitter.pods(name, "jobmanager")}
+                return bool(now) and not now & before and parallelism() > 0
+
+            body = {"spec": {"restartNonce": time.time_ns() // 1_000_000}}
+            return measure(
+                job, "operator", lambda: submitter.kube.patch(DEPLOYMENTS, namespace, name, body) and None, is_new
+            )
+
+        for _ in range(1 if options.quick else 3):
+            changes += [scale(2), redeploy(), scale(1)]
+    found = {how: [each for each in changes if each.how == how] for how in ("ours", "operator")}
+    figures = {
+        how: {
+            "seconds_without_output": [round(each.seconds, 2) for each in those],
+            "usual_seconds_between_outputs": round(statistics.median(each.usual for each in those), 2),
+            "stages": {stage: round(statistics.median(each.stages[stage] for each in those), 2) for stage in _STAGES},
+        }
+        for how, those in found.items()
+    }
+    medians = {how: statistics.median(each.seconds for each in those) for how, those in found.items()}
+    outcome = Report("rescale", figures)
+    outcome.table(
+        ["how", "seconds without output (median)", "all", *_STAGES],
+        [
+            [how, f"{medians[how]:.1f}", figures[how]["seconds_without_output"], *figures[how]["stages"].values()]
+            for how in found
+        ],
+    )
+    outcome.finish(
+        options.json,
+        metric="seconds_without_output_to_operator",
+        value=medians["ours"] / medians["operator"],
+        goal=GOAL,
+        lower_is_better=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
