@@ -48,10 +48,10 @@ class Change(NamedTuple):
     """One that was made."""
 
     how: str
-    seconds: float
-    """The longest time without new output from the command on."""
+    gaps: list[float]
+    """Seconds without new output from the command on: of each time that is twice as long as the longest before it."""
     usual: float
-    """The same in as long a time before it."""
+    """The longest before it."""
     stages: dict[str, float]
     """Seconds of each; of those that Flink tells."""
 
@@ -90,10 +90,9 @@ def first_outputs(job: Exact) -> list[float]:
     return sorted(each / 1000 for each in first.values())
 
 
-def longest_gap(outputs: list[float], since: float, until: float) -> tuple[float, float, float]:
-    """The longest time without output that ends between two times: (seconds, its begin, its end)."""
-    gaps = [(end - begin, begin, end) for begin, end in itertools.pairwise(outputs) if since <= end <= until]
-    return max(gaps, default=(0.0, since, since))
+def pauses(outputs: list[float], since: float, until: float) -> list[tuple[float, float]]:
+    """Times without output that end between two times: begin and end of each."""
+    return [(begin, end) for begin, end in itertools.pairwise(outputs) if since <= end <= until]
 
 
 def measure(job: Exact, how: str, change: Callable[[], None], done: Callable[[], bool]) -> Change:
@@ -106,8 +105,10 @@ def measure(job: Exact, how: str, change: Callable[[], None], done: Callable[[],
     job.await_that(done, 300)
     submitter.await_status(name, lambda it: it.flink_state == "RUNNING", 300)
     job.await_progress()
-    seconds, stopped, again = longest_gap(first_outputs(job), began, time.time())
-    usual = longest_gap(first_outputs(job), began - _BEFORE_SECONDS, began)[0]
+    outputs = first_outputs(job)
+    usual = max(end - begin for begin, end in pauses(outputs, began - _BEFORE_SECONDS, began))
+    gaps = [(begin, end) for begin, end in pauses(outputs, began, time.time()) if end - begin > 2 * usual]
+    stopped, again = (gaps[0][0], gaps[-1][1]) if gaps else (began, began)
     flink = job.flink.get(f"/jobs/{submitter.status(name).flink_job_id}")
     tasks = [
         subtask["start-time"]
@@ -117,7 +118,7 @@ def measure(job: Exact, how: str, change: Callable[[], None], done: Callable[[],
     ]
     runs = max(tasks) / 1000
     stages = dict(zip(_STAGES, (stopped - began, runs - stopped, again - runs), strict=True))
-    return Change(how, seconds, usual, stages)
+    return Change(how, [end - begin for begin, end in gaps], usual, stages)
 
 
 def main() -> None:
@@ -165,13 +166,13 @@ def main() -> None:
     found = {how: [each for each in changes if each.how == how] for how in ("ours", "operator")}
     figures = {
         how: {
-            "seconds_without_output": [round(each.seconds, 2) for each in those],
+            "seconds_without_output": [[round(gap, 2) for gap in each.gaps] for each in those],
             "usual_seconds_between_outputs": round(statistics.median(each.usual for each in those), 2),
             "stages": {stage: round(statistics.median(each.stages[stage] for each in those), 2) for stage in _STAGES},
         }
         for how, those in found.items()
     }
-    medians = {how: statistics.median(each.seconds for each in those) for how, those in found.items()}
+    medians = {how: statistics.median(sum(each.gaps) for each in those) for how, those in found.items()}
     outcome = Report("rescale", figures)
     outcome.table(
         ["how", "seconds without output (median)", "all", *_STAGES],

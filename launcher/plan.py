@@ -71,7 +71,8 @@ def conflicts(pipeline: Any, settings: Settings) -> list[BeamK8sError]:
             ConfigError(
                 f"--k8s_autoscaler_mode={settings.autoscaler_mode}: the pipeline reads nothing by "
                 "beam_k8s.ReadFromKafka, whose backlog would tell how many workers it needs.",
-                hint="Leave it out.",
+                hint="Leave it out. (A read whose timestamp_policy is a function, or that ends by a count or a time, "
+                "is Python's, and does not tell its backlog to the launcher.)",
             )
         )
     if settings.autoscaler_mode != "off":
