@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 from apache_beam import typehints
 from apache_beam.transforms.window import FixedWindows
 
-from benchmarks.kafka.work import FUNCTIONS, KEYS, WINDOW_SECONDS, Meter, parse
+from benchmarks.kafka.work import FUNCTIONS, KEYS, LATENCY, WINDOW_SECONDS, Meter, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["build"]
+__all__ = ["MOST_MS", "build"]
 
+MOST_MS = 60_000
+"""Longer latencies count as this."""
 _RECORD = typehints.Tuple[bytes, bytes]
 
 
@@ -52,6 +55,21 @@ class Pass(_Metered):
         return (record,)
 
 
+class Age(beam.DoFn):
+    """Counts records by the milliseconds since the time [s since 1970] that they hold."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def setup(self) -> None:
+        self._cells = Meter(self._folder, MOST_MS + 1).cells
+
+    def process(self, record: tuple[bytes, bytes]) -> Iterable[Any]:
+        age = int(1000 * (time.time() - parse(record[1])["at"]))
+        self._cells[min(max(age, 0), MOST_MS)] += 1
+        return ()
+
+
 class Key(_Metered):
     """(key, 1), with so many keys."""
 
@@ -69,6 +87,8 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, sink: beam.PTransfor
     records = pipeline | "Read" >> source
     if work in FUNCTIONS:
         records | "Use" >> beam.ParDo(Use(folder, work))
+    elif work == LATENCY:
+        records | "Age" >> beam.ParDo(Age(folder))
     elif work in KEYS:
         (
             records

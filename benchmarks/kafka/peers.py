@@ -15,7 +15,7 @@ import zipfile
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import apache_beam as beam
 import psutil
@@ -30,9 +30,11 @@ from benchmarks.kafka.work import FUNCTIONS, KEYS, WORKS
 from tests.cluster.expansion import expansion_lib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from apache_beam.transforms.ptransform import PTransform
+
+Found = TypeVar("Found")
 
 __all__ = ["Case", "Loop", "Ours", "PyFlink", "Stock"]
 
@@ -102,8 +104,13 @@ class _OnFlink:
         self._stack.close()
         self._cluster = None
 
-    def run(self, case: Case) -> Figures:
-        """Measure one job, and end it."""
+    def run(self, case: Case, measure: Callable[[Path, list[int], Marks], Found] = measure) -> Found:
+        """Measure one job, and end it.
+
+        Args:
+            case: what.
+            measure: how: from the folder of the meters, the process ids and the marks.
+        """
         if self._cluster is None or self._cluster[0] != case.parallelism:
             self.close()
             self._cluster = self._start(case.parallelism)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["FUNCTIONS", "KEYS", "WINDOW_SECONDS", "WORKS", "Meter", "count", "length", "parse"]
+__all__ = ["FUNCTIONS", "KEYS", "LATENCY", "WINDOW_SECONDS", "WORKS", "Meter", "cells", "count", "length", "parse"]
 
-_CELLS = 8
+_CELL = 8
 """Bytes of a count."""
 
 
@@ -36,6 +36,8 @@ KEYS = {"keyed-10": 10, "keyed-1000": 1000, "keyed-100000": 100_000}
 WINDOW_SECONDS = 10
 WORKS = (*FUNCTIONS, "write", *KEYS)
 """All, and ``write``: read -> json -> write every record."""
+LATENCY = "latency"
+"""Read -> json -> count by milliseconds since the time that the record holds; not of ``WORKS``: see ``latency``."""
 
 
 class Meter:
@@ -43,15 +45,21 @@ class Meter:
 
     Args:
         folder: of all meters of a run.
+        size: how many counts.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, size: int = 1) -> None:
         file, _ = tempfile.mkstemp(dir=folder)
-        os.write(file, bytes(_CELLS))
-        self.cells = memoryview(mmap.mmap(file, _CELLS)).cast("q")
+        os.write(file, bytes(size * _CELL))
+        self.cells = memoryview(mmap.mmap(file, size * _CELL)).cast("q")
         os.close(file)
 
 
 def count(folder: Path) -> int:
     """Records that all meters of a folder have seen."""
-    return sum(int.from_bytes(file.read_bytes()[:_CELLS], "little") for file in folder.iterdir())
+    return sum(each[0] for each in cells(folder))
+
+
+def cells(folder: Path) -> list[memoryview]:
+    """The counts of each meter of a folder."""
+    return [memoryview(file.read_bytes()).cast("q") for file in folder.iterdir()]
