@@ -98,27 +98,31 @@ def leads(broker):
     return Counter(each["leader_id"] for each in partitions), sum(len(each["isr_nodes"]) < 2 for each in partitions)
 
 
+def await_leads(job, what):
+    """Wait until ``leads`` is as wanted."""
+    job.await_that(lambda: (found := leads(job.broker)) is not None and what(*found))
+
+
 def change_leaders(job):
     """End the second broker, so that the first leads all; later it leads its own again."""
     second = job.second
-
-    def shows(what):
-        job.await_that(lambda: (found := leads(job.broker)) is not None and what(*found))
-
-    shows(lambda leaders, _: leaders[second.node])
+    await_leads(job, lambda leaders, _: leaders[second.node])
     second.kill()
-    shows(lambda leaders, _: set(leaders) == {job.broker.node})
+    await_leads(job, lambda leaders, _: set(leaders) == {job.broker.node})
     job.await_checkpoints()
     second.start()
-    shows(lambda _, alone: alone == 0)
+    await_leads(job, lambda _, alone: alone == 0)
     with job.broker.admin() as admin:
         admin.elect_leaders(0)  # that is: preferred
-    shows(lambda leaders, _: leaders[second.node])
+    await_leads(job, lambda leaders, _: leaders[second.node])
 
 
 def kill(job, victim, chance):
     """End one of the job's TaskManagers, one of their Python harnesses, the JobManager, the broker that is the
     controller, which is started again, or the other."""
+    if victim in {"broker", "leader"}:
+        # Of a partition whose only copy in sync dies nobody can be the leader, until it comes back.
+        await_leads(job, lambda _, alone: alone == 0)
     if victim == "leader":
         change_leaders(job)
         return
