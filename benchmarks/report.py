@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
@@ -17,7 +16,7 @@ import psutil
 from beam_k8s import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["Goal", "Report", "arguments", "parser"]
 
@@ -65,19 +64,19 @@ class Report:
     def finish(self, file: Path | None, *, metric: str, value: float, goal: float, lower_is_better: bool) -> None:
         """Write the JSON if asked, and print the closing line."""
         only = Goal(metric, value, goal, lower_is_better)
-        self.write(file, {"metric": metric, "value": value, "goal": goal, "met": only.met})
+        self.write(file, metric=metric, value=value, goal=goal, met=only.met)
         self._close(only)
 
     def finish_all(self, file: Path | None, goals: Sequence[Goal]) -> None:
         """The same with several goals: a closing line each."""
-        self.write(file, {"goals": [each._asdict() | {"met": each.met} for each in goals]})
+        self.write(file, goals=[each._asdict() | {"met": each.met} for each in goals])
         for each in goals:
             self._close(each)
 
     def _close(self, goal: Goal) -> None:
         print(f"{self._name}: {goal.metric}={goal.value:.3g} goal={goal.goal:g} {'ok' if goal.met else 'short'}")
 
-    def write(self, file: Path | None, outcome: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def write(self, file: Path | None, **outcome: Any) -> None:
         """Write the JSON if asked, with what else there is to say."""
         if file is None:
             return
@@ -93,5 +92,5 @@ class Report:
             },
             "versions": {"python": platform.python_version(), "beam": versions.BEAM, "flink": versions.FLINK},
             "figures": self._figures,
-        } | dict(outcome)
+        } | outcome
         file.write_text(json.dumps(content, indent=1) + "\n")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from beam_k8s.errors import FlinkError, KubernetesError
+from beam_k8s.launcher import flink_rest
 from beam_k8s.launcher.kube import DEPLOYMENTS
 from benchmarks.report import Report, arguments
 from tests.cluster import runtime
@@ -109,14 +110,7 @@ def measure(job: Exact, how: str, change: Callable[[], None], done: Callable[[],
     usual = max(end - begin for begin, end in pauses(outputs, began - _BEFORE_SECONDS, began))
     gaps = [(begin, end) for begin, end in pauses(outputs, began, time.time()) if end - begin > 2 * usual]
     stopped, again = (gaps[0][0], gaps[-1][1]) if gaps else (began, began)
-    flink = job.flink.get(f"/jobs/{submitter.status(name).flink_job_id}")
-    tasks = [
-        subtask["start-time"]
-        + sum(max(0, subtask["status-duration"][state]) for state in ("DEPLOYING", "INITIALIZING"))
-        for vertex in flink["vertices"]
-        for subtask in job.flink.get(f"/jobs/{flink['jid']}/vertices/{vertex['id']}")["subtasks"]
-    ]
-    runs = max(tasks) / 1000
+    runs = flink_rest.progress(job.flink, submitter.status(name).flink_job_id).started
     stages = dict(zip(_STAGES, (stopped - began, runs - stopped, again - runs), strict=True))
     return Change(how, [end - begin for begin, end in gaps], usual, stages)
 
@@ -135,11 +129,10 @@ def main() -> None:
 
         def parallelism() -> int:
             try:
-                plan = job.flink.get(f"/jobs/{submitter.status(name).flink_job_id}")
+                found = flink_rest.vertices(job.flink, submitter.status(name).flink_job_id)
             except (FlinkError, KubernetesError):
                 return 0
-            running = [vertex for vertex in plan["vertices"] if vertex["status"] == "RUNNING"]
-            return max((vertex["parallelism"] for vertex in running), default=0)
+            return max((vertex.parallelism for vertex in found if vertex.status == "RUNNING"), default=0)
 
         def scale(count: int) -> Change:
             return measure(
@@ -149,11 +142,14 @@ def main() -> None:
                 lambda: workers(count),
             )
 
+        def job_managers() -> set[str]:
+            return {pod["metadata"]["uid"] for pod in submitter.pods(name, "jobmanager")}
+
         def redeploy() -> Change:
-            before = {pod["metadata"]["uid"] for pod in submitter.pods(name, "jobmanager")}
+            before = job_managers()
 
             def is_new() -> bool:
-                now = {pod["metadata"]["uid"] for pod in submitter.pods(name, "jobmanager")}
+                now = job_managers()
                 return bool(now) and not now & before and parallelism() > 0
 
             body = {"spec": {"restartNonce": time.time_ns() // 1_000_000}}

@@ -268,15 +268,14 @@ def read_config(
         errors.add("Neither topics nor topic_pattern is given.", "For example topics=['my-topic'].")
     else:
         checked_topics = _topics(topics, errors)
-    policy: TimestampPolicy = "create_time"
-    if event_times is None and (named := _POLICIES.get(str(timestamp_policy))) is not None:
-        policy = named
-    elif event_times is None:
+    policy = _POLICIES.get(str(timestamp_policy)) if event_times is None else "create_time"
+    if policy is None:
         errors.add(
             f"timestamp_policy is {timestamp_policy!r}.",
             "It should be one of [ProcessingTime, CreateTime, LogAppendTime], for example "
             "ReadFromKafka.create_time_policy, or a function of a KafkaRecord.",
         )
+        policy = "processing_time"
     isolation = properties.get("isolation.level", "read_uncommitted")
     if isolation not in ("read_uncommitted", "read_committed"):
         errors.add(

@@ -22,11 +22,14 @@ _RECORD = typehints.Tuple[bytes, bytes]
 
 
 class _Metered(beam.DoFn):
+    _size = 1
+    """How many counts."""
+
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def setup(self) -> None:
-        self._cells = Meter(self._folder).cells
+        self._cells = Meter(self._folder, self._size).cells
 
 
 class Use(_Metered):
@@ -55,14 +58,10 @@ class Pass(_Metered):
         return (record,)
 
 
-class Age(beam.DoFn):
+class Age(_Metered):
     """Counts records by the milliseconds since the time [s since 1970] that they hold."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def setup(self) -> None:
-        self._cells = Meter(self._folder, MOST_MS + 1).cells
+    _size = MOST_MS + 1
 
     def process(self, record: tuple[bytes, bytes]) -> Iterable[Any]:
         age = int(1000 * (time.time() - parse(record[1])["at"]))

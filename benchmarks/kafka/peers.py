@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from apache_beam.transforms.ptransform import PTransform
 
-Found = TypeVar("Found")
-
 __all__ = ["Case", "Loop", "Ours", "PyFlink", "Stock"]
+
+Found = TypeVar("Found")
 
 ROOT = Path(__file__).parents[2]
 _END_SECONDS = 30

@@ -347,17 +347,11 @@ class KafkaBroker:
                 return ports
         return None
 
-    def settings(self) -> dict[str, str]:
-        """What it was started with."""
-        return dict(line.split("=", 1) for line in self._config.read_text().splitlines())
-
-    @property
-    def _config(self) -> Path:
-        return self.folder / "server.properties"
-
     def _write_config(self) -> Path:
+        leader = self if self._beside is None else self._beside
         assert self._ports is not None
-        broker, controller = self._ports[:2]
+        assert leader._ports is not None
+        broker, controller = self._ports[0], leader._ports[1]
         (self.folder / "ports").write_text(" ".join(map(str, self._ports)))
         settings = {
             "process.roles": "broker,controller",
@@ -386,7 +380,6 @@ class KafkaBroker:
         } | self._properties
         if self._beside is not None:
             settings["process.roles"] = "broker"
-            settings["controller.quorum.voters"] = self._beside.settings()["controller.quorum.voters"]
             settings["listeners"] = settings["advertised.listeners"]
         if self._users is not None:
             secured = f",SASL_PLAINTEXT://{self.secured_servers}"
@@ -403,8 +396,9 @@ class KafkaBroker:
                 'unsecuredLoginStringClaim_sub="broker";',
             }.items():
                 settings[f"listener.name.sasl_plaintext.{mechanism}.sasl.jaas.config"] = login
-        self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        return self._config
+        config = self.folder / "server.properties"
+        config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        return config
 
     def _java(self, lib: Path, heap: str, *arguments: str) -> list[str]:
         return [

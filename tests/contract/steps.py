@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
+from apache_beam.transforms.window import FixedWindows
 
 from beam_k8s.transforms import ProducerRecord
 
@@ -45,6 +46,14 @@ class ShowTimestamp(beam.DoFn):
 class ShowWindow(beam.DoFn):
     def process(self, element: tuple[bytes, int], window: Any = beam.DoFn.WindowParam) -> Iterator[tuple[bytes, bytes]]:
         yield element[0], b"%d %d" % (window.start.micros // 1000, element[1])
+
+
+class CountWindows(beam.PTransform):
+    """Records -> (key, "start [ms] count") of each window of 10 s."""
+
+    def expand(self, records: beam.PCollection) -> beam.PCollection:
+        ones = records | beam.Map(one_each)
+        return ones | beam.WindowInto(FixedWindows(10)) | beam.CombinePerKey(sum) | beam.ParDo(ShowWindow())
 
 
 def event_time(record: KafkaRecord) -> float:

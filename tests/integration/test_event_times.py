@@ -2,7 +2,6 @@
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms.window import FixedWindows
 
 from beam_k8s import ReadFromKafka, WriteToKafka
 from tests.contract import steps
@@ -22,10 +21,7 @@ def test_windows_of_a_read_for_ever_end_by_the_event_times_of_a_function(session
             timestamp_policy=steps.event_time,
             max_out_of_orderness=1,
         )
-        | beam.Map(steps.one_each)
-        | beam.WindowInto(FixedWindows(10))
-        | beam.CombinePerKey(sum)
-        | beam.ParDo(steps.ShowWindow())
+        | steps.CountWindows()
         | WriteToKafka(servers, sink)
     )
     result = pipeline.run()

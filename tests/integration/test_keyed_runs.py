@@ -15,7 +15,6 @@ import psutil
 import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms.window import FixedWindows
 
 from beam_k8s import ReadFromKafka, WriteToKafka
 from beam_k8s.launcher import flink_rest
@@ -25,6 +24,7 @@ from tests.contract import steps
 KEYS = 1000
 PARTITIONS = 4
 WINDOW_SECONDS = 10
+"""Of ``steps.CountWindows``."""
 RECORDS_A_SECOND = 20_000
 """Of event time: how many records a window has."""
 START_MS = 1_700_000_000_000
@@ -79,10 +79,7 @@ def start(session_cluster, broker, source, sink, parallelism):
     (
         pipeline
         | ReadFromKafka(servers | {"auto.offset.reset": "earliest"}, [source], timestamp_policy="CreateTime")
-        | beam.Map(steps.one_each)
-        | beam.WindowInto(FixedWindows(WINDOW_SECONDS))
-        | beam.CombinePerKey(sum)
-        | beam.ParDo(steps.ShowWindow())
+        | steps.CountWindows()
         | WriteToKafka(servers, sink, delivery_guarantee="exactly_once")
     )
     return pipeline.run()
@@ -106,12 +103,11 @@ def test_keyed_windows_under_load_count_every_record_once(session_cluster, broke
             feed.write(records)
             feed.end()
             expected, started = feed.counts(), time.monotonic()
-            while counts(broker, sink)[1] < len(expected):
+            while (found := counts(broker, sink))[1] < len(expected):
                 assert result.wait_until_finish(duration=500) is None
-                assert time.monotonic() < started + 300, f"run {run}: {counts(broker, sink)[1]} of {len(expected)}"
-            found, written = counts(broker, sink)
-            assert (found, written) == (expected, len(expected)), f"run {run}"
-            assert sum(found.values()) == records
+                assert time.monotonic() < started + 300, f"run {run}: {found[1]} of {len(expected)}"
+            assert found == (expected, len(expected)), f"run {run}"
+            assert sum(found[0].values()) == records
             assert not result.metrics().late_records(), f"run {run}"
         finally:
             result.cancel()
@@ -129,7 +125,7 @@ GROWTH = 1.05
 """Of memory from the second third of the time to the last."""
 
 
-def pages(name):
+def resident(name):
     """Bytes of memory that processes of ours with this in their command line have."""
     found = [each for each in psutil.Process().children(recursive=True) if name in " ".join(each.cmdline())]
     return sum(each.memory_info().rss for each in found)
@@ -168,7 +164,7 @@ def test_half_an_hour_at_four_fifths_of_the_greatest_rate(session_cluster, broke
         rate, looks = SHARE * greatest, []
         for _ in range(6 * MINUTES):
             feed_for(10, rate)
-            looks.append((behind() / rate, pages("TaskManagerRunner"), pages("beam_k8s.transforms.boot")))
+            looks.append((behind() / rate, resident("TaskManagerRunner"), resident("beam_k8s.transforms.boot")))
         feed.end()
         expected = feed.counts()
         while sum(broker.end_offsets(sink).values()) < len(expected):
