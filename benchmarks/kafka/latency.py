@@ -1,7 +1,8 @@
 """From the producer's call to the DoFn, far from what either can do: ours against Beam's own ReadFromKafka.
 
 Each gets the same records a second, which hold the time of the call; the DoFn counts them by the milliseconds that have
-passed. What comes in the first seconds, while the JVM compiles, is left out.
+passed. What comes in the first seconds, while the JVM compiles, is left out, and nothing has to be caught up with:
+until the first record is read there is one a second. Two Flinks start, so ``--quick`` takes two minutes.
 
     python -m benchmarks.kafka.latency [--quick] [--json FILE] [--rate RECORDS]
 
@@ -13,13 +14,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Producer
 
+from benchmarks.kafka.__main__ import PEERS
 from benchmarks.kafka.beam_jobs import MOST_MS
 from benchmarks.kafka.measure import Marks, TooSlowError
-from benchmarks.kafka.peers import Case, Ours, Stock
+from benchmarks.kafka.peers import Case
 from benchmarks.kafka.topics import PARTITIONS, broker, sink
 from benchmarks.kafka.work import LATENCY, cells
 from benchmarks.report import Goal, Report, parser
@@ -29,13 +32,15 @@ if TYPE_CHECKING:
 
 RATE = 10_000
 SHARES = {"p50": 0.5, "p99": 0.99}
-_STOCK = ("--object_reuse=true", "--faster_copy", "--finish_bundle_before_checkpointing", "--max_bundle_size=20000")
-PEERS = {"ours": Ours, "stock-read": lambda: Stock(deprecated_read=True, flags=_STOCK)}
+COMPARED = ("ours", "stock-read")
 
 
-def feed(brokers: str, topic: str, rate: int, stopped: threading.Event) -> None:
-    """Write records that hold the time, so many a second, until stopped."""
+def feed(brokers: str, topic: str, rate: int, reads: threading.Event, stopped: threading.Event) -> None:
+    """Write records that hold the time, so many a second, until stopped; one a second until somebody ``reads``."""
     producer = Producer({"bootstrap.servers": brokers, "linger.ms": 5})
+    while not (reads.wait(1) or stopped.is_set()):
+        producer.produce(topic, value=b'{"at": %.4f}' % time.time(), partition=0)
+        producer.poll(0)
     written, since = 0, time.time()
     while not stopped.wait(0.005):
         due = int((time.time() - since) * rate)
@@ -53,13 +58,14 @@ def counts(folder: Path) -> list[int]:
     return [sum(each) for each in zip(*meters, strict=True)] if meters else [0] * (MOST_MS + 1)
 
 
-def latencies(folder: Path, _: list[int], marks: Marks) -> dict[str, int]:
-    """The shares [ms] of what comes between the marks."""
+def latencies(reads: threading.Event, folder: Path, _: list[int], marks: Marks) -> dict[str, int]:
+    """The shares [ms] of what comes between the marks; ``reads`` is set when the first record has come."""
     deadline = time.monotonic() + marks.patience
     while not any(counts(folder)):
         if time.monotonic() > deadline:
             raise TooSlowError(f"no record within {marks.patience:g} s")
         time.sleep(0.2)
+    reads.set()
     time.sleep(marks.warm_seconds)
     before = counts(folder)
     time.sleep(marks.seconds)
@@ -74,19 +80,20 @@ def main() -> None:
     flags = parser(__doc__ or "")
     flags.add_argument("--rate", type=int, default=RATE, help="records a second")
     options = flags.parse_args()
-    marks = Marks(*((8, 6, 0) if options.quick else (30, 30, 0)))
+    marks = Marks(*((15, 6, 0) if options.quick else (30, 30, 0)))
     found: dict[str, dict[str, int]] = {}
     with broker() as kafka:
-        for name, make in PEERS.items():
-            peer, stopped = make(), threading.Event()
+        for name in COMPARED:
+            peer, reads, stopped = PEERS[name](), threading.Event(), threading.Event()
             try:
                 with sink(kafka) as topic:
-                    arguments = (kafka.bootstrap_servers, topic, options.rate, stopped)
+                    arguments = (kafka.bootstrap_servers, topic, options.rate, reads, stopped)
                     producer = threading.Thread(target=feed, args=arguments)
                     producer.start()
                     try:
                         found[name] = peer.run(
-                            Case(kafka.bootstrap_servers, topic, 1, marks, LATENCY, sink=topic), latencies
+                            Case(kafka.bootstrap_servers, topic, 1, marks, LATENCY, sink=topic),
+                            partial(latencies, reads),
                         )
                     finally:
                         stopped.set()
