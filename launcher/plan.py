@@ -58,14 +58,22 @@ class SubmitPlan:
         return scaler.warnings(max(known) if len(known) == len(counts) else None, self.settings.slots)
 
 
-def conflicts(pipeline: Any, settings: Settings) -> list[BeamK8sError]:
-    """What is wrong between the pipeline and settings that are each fine alone.
+def conflicts(pipeline: Any, settings: Settings, options: Mapping[str, Any]) -> list[BeamK8sError]:
+    """What is wrong between the pipeline, settings and Beam's options that are each fine alone.
 
     A write that is exactly once commits its transactions with checkpoints. Without any it never would, or only at the
     end of a bounded job, and a failure between two subtasks' commits would then write all again. A transaction is open
     from one checkpoint until the next is complete; if Kafka aborts it before, the job fails and starts over for ever.
     """
-    errors: list[BeamK8sError] = []
+    errors: list[BeamK8sError] = [
+        ConfigError(
+            f"--experiments={experiment} is refused: Beam's Flink runner would start a thread for each bundle that "
+            "never ends.",
+            hint="Leave it out: what is buffered for the Python harness is sent every 10 ms here.",
+        )
+        for experiment in options.get("experiments") or ()
+        if experiment.startswith("data_buffer_time_limit_ms=")
+    ]
     if settings.autoscaler_mode != "off" and not graph.kafka_sources(pipeline):
         errors.append(
             ConfigError(

@@ -75,7 +75,7 @@ class FlinkK8s(PipelineRunner):
         flags.setdefault("job_name", _generated_name())
         settings = resolve(flags, os.environ, _file_settings(), must_stream=graph.needs_streaming(pipeline))
         target = _target(settings)
-        errors: list[BeamK8sError] = [*conflicts(pipeline, settings), *target.preflight()]
+        errors: list[BeamK8sError] = [*conflicts(pipeline, settings, flags), *target.preflight()]
         partitions: dict[str, Mapping[str, int]] = {}
         unknown = _UNKNOWN[settings.target]
         sources = graph.kafka_sources(pipeline)

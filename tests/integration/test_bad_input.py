@@ -130,6 +130,7 @@ def test_what_the_broker_would_not_allow_is_told_at_once(refused, tmp_path_facto
         ("--k8s_flink_conf=taskmanager.memory.process.size=10m", "--k8s_flink_conf=taskmanager.memory...: "),
         ("--k8s_flink_conf=jobmanager.archive.fs.dir=file:///tmp/a", "--k8s_flink_conf=jobmanager.archive.fs.dir="),
         ("--requirements_file=/nonexistent.txt", "/nonexistent.txt"),
+        ("--experiments=data_buffer_time_limit_ms=9", "--experiments=data_buffer_time_limit_ms=9 is refused"),
     ],
 )
 def test_a_wrong_flag_is_named_with_its_value(refused, flag, says):

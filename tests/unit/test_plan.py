@@ -76,7 +76,7 @@ def conflicts_of(flags, guarantee="exactly_once", **properties):
         producer = {"bootstrap.servers": "127.0.0.1:1", **properties}
         records | name >> WriteToKafka(producer, "counts", delivery_guarantee=guarantee)
     settings = resolve(LOCAL | flags, {}, {}, must_stream=True)
-    return [str(error) for error in conflicts(pipeline.to_runner_api(), settings)]
+    return [str(error) for error in conflicts(pipeline.to_runner_api(), settings, {})]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_an_autoscaler_needs_a_source_and_no_other_autoscaler():
     pipeline = beam.Pipeline()
     pipeline | beam.Create([1])
     settings = resolve(LOCAL | scaled, {}, {})
-    (blind,) = conflicts(pipeline.to_runner_api(), settings)
+    (blind,) = conflicts(pipeline.to_runner_api(), settings, {})
     assert "--k8s_autoscaler_mode=on: the pipeline reads nothing by beam_k8s.ReadFromKafka" in str(blind)
 
 

@@ -17,6 +17,8 @@ import org.apache.flink.streaming.api.transformations.TwoInputTransformation;
  * {@link BundleSize} and {@link SideInputCoders}.
  */
 final class BeamOperators {
+  static final String OTHER_VERSION = "another version of Beam or Flink than this is made for";
+
   private BeamOperators() {}
 
   static void mend(StreamExecutionEnvironment environment) {
@@ -56,7 +58,7 @@ final class BeamOperators {
       field.setAccessible(true);
       return field;
     } catch (NoSuchFieldException e) {
-      throw new IllegalStateException("another version of Beam or Flink than this is made for", e);
+      throw new IllegalStateException(OTHER_VERSION, e);
     }
   }
 }

@@ -47,7 +47,7 @@ final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
     BundleSize size = MeteredBundles.begin(operator);
     // Timers fire between elements, so after the operator has opened.
     time.registerTimer(
-        time.getCurrentProcessingTime(), timestamp -> MeteredBundles.attach(operator, size));
+        time.getCurrentProcessingTime(), timestamp -> MeteredBundles.attach(operator, size, time));
     Output<StreamRecord<T>> output = new PatientOutput<>(parameters.getOutput(), time, operator);
     return super.createStreamOperator(
         new StreamOperatorParameters<>(

@@ -8,9 +8,13 @@ import org.apache.beam.sdk.state.TimeDomain;
 import org.apache.beam.sdk.transforms.DoFn;
 import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
 import org.apache.beam.sdk.util.WindowedValue;
+import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.joda.time.Instant;
 
-/** Runs an operator's bundles, and tells the operator how large the next one may be. */
+/**
+ * Runs an operator's bundles: tells the operator how large the next one may be, and the Python
+ * harness of each element within {@link #SEND_MS}, see {@link HarnessBuffer}.
+ */
 final class MeteredBundles<InputT, OutputT>
     implements PushbackSideInputDoFnRunner<InputT, OutputT> {
   private static final Field RUNNER = BeamOperators.field(DoFnOperator.class, "pushbackDoFnRunner");
@@ -18,18 +22,25 @@ final class MeteredBundles<InputT, OutputT>
   private static final Field LIMIT = BeamOperators.field(DoFnOperator.class, "maxBundleSize");
   private static final Field TIME = BeamOperators.field(DoFnOperator.class, "maxBundleTimeMills");
 
+  private static final long SEND_MS = 10;
+
   private final PushbackSideInputDoFnRunner<InputT, OutputT> runner;
   private final DoFnOperator<InputT, OutputT> operator;
   private final BundleSize size;
+  private final ProcessingTimeService time;
   private long startedAt = System.nanoTime();
+  private boolean open;
+  private boolean timerSet;
 
   private MeteredBundles(
       PushbackSideInputDoFnRunner<InputT, OutputT> runner,
       DoFnOperator<InputT, OutputT> operator,
-      BundleSize size) {
+      BundleSize size,
+      ProcessingTimeService time) {
     this.runner = runner;
     this.operator = operator;
     this.size = size;
+    this.time = time;
   }
 
   /** Before the operator opens: its configured limit, and now the least one. */
@@ -46,11 +57,12 @@ final class MeteredBundles<InputT, OutputT>
 
   /** After it has opened. */
   @SuppressWarnings("unchecked")
-  static <InputT, OutputT> void attach(DoFnOperator<InputT, OutputT> operator, BundleSize size) {
+  static <InputT, OutputT> void attach(
+      DoFnOperator<InputT, OutputT> operator, BundleSize size, ProcessingTimeService time) {
     try {
       PushbackSideInputDoFnRunner<InputT, OutputT> runner =
           (PushbackSideInputDoFnRunner<InputT, OutputT>) RUNNER.get(operator);
-      RUNNER.set(operator, new MeteredBundles<>(runner, operator, size));
+      RUNNER.set(operator, new MeteredBundles<>(runner, operator, size, time));
     } catch (IllegalAccessException e) {
       throw new IllegalStateException(e);
     }
@@ -60,10 +72,15 @@ final class MeteredBundles<InputT, OutputT>
   public void startBundle() {
     startedAt = System.nanoTime();
     runner.startBundle();
+    open = true;
+    if (!timerSet && HarnessBuffer.has(operator)) {
+      sendSoon();
+    }
   }
 
   @Override
   public void finishBundle() {
+    open = false;
     long finishing = System.nanoTime();
     runner.finishBundle();
     long now = System.nanoTime();
@@ -79,6 +96,20 @@ final class MeteredBundles<InputT, OutputT>
   public Iterable<WindowedValue<InputT>> processElementInReadyWindows(
       WindowedValue<InputT> element) {
     return runner.processElementInReadyWindows(element);
+  }
+
+  /** While a bundle is open, again and again. */
+  private void sendSoon() {
+    timerSet = true;
+    time.registerTimer(
+        time.getCurrentProcessingTime() + SEND_MS,
+        timestamp -> {
+          timerSet = false;
+          if (open) {
+            HarnessBuffer.send(operator);
+            sendSoon();
+          }
+        });
   }
 
   @Override
