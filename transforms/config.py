@@ -98,6 +98,7 @@ _NOT_THE_READS = {
         "Use the argument commit_offset_in_finalize of the transform.",
     ),
 }
+DISCOVERY_INTERVAL = "partition.discovery.interval.ms"
 # The property's names in Java and librdkafka, and what there means murmur2 of the key.
 _PARTITIONERS = {
     "partitioner.class": "org.apache.kafka.clients.producer.internals.DefaultPartitioner",
@@ -154,6 +155,11 @@ class ReadConfig:
     @property
     def is_bounded(self) -> bool:
         return self.is_limited or self.stop is not None
+
+    @property
+    def discovery_interval_ms(self) -> int:
+        """How often a read for ever looks for partitions that have come; 0 = never."""
+        return max(0, int(self.properties.get(DISCOVERY_INTERVAL, 60_000)))
 
     def payload(self) -> bytes:
         """The URN's JSON (UTF-8). ``max_parallelism`` is added by the launcher."""
@@ -276,6 +282,11 @@ def read_config(
             "ReadFromKafka.create_time_policy, or a function of a KafkaRecord.",
         )
         policy = "processing_time"
+    interval = properties.get(DISCOVERY_INTERVAL, "0")
+    if not re.fullmatch(r"-?\d+", interval):
+        errors.add(
+            f"Kafka property {DISCOVERY_INTERVAL} is {interval!r}.", "It is in ms, for example 60000; 0 = never."
+        )
     isolation = properties.get("isolation.level", "read_uncommitted")
     if isolation not in ("read_uncommitted", "read_committed"):
         errors.add(

@@ -247,10 +247,10 @@ class ReadFromKafka(beam.PTransform):
             (auto commit, interceptors, static membership, assignors), is refused.
         topics: names of topics.
         topic_pattern: instead of ``topics``: a regular expression that the whole name of a topic matches, in what
-            Python's and Java's syntax share. At least one topic must match at the start. On Flink, topics and
-            partitions that come later are found within a minute (``partition.discovery.interval.ms`` in
-            ``consumer_config``, as of Flink's connector) and read from their first record; other runners read what
-            is there at the start. So does a read with a stop, on all.
+            Python's and Java's syntax share. At least one topic must match at the start. Topics and partitions that
+            come later are found within a minute (``partition.discovery.interval.ms`` in ``consumer_config``, as of
+            Flink's connector; 0 = never) and read from their first record. A read with a stop reads what is there
+            at the start.
         key_deserializer: Java class name of a common Kafka deserializer (byte array, string, long, integer, short,
             double, float, boolean, UUID), or a Python callable ``bytes -> object``. Never called for null.
         value_deserializer: the same, for values.
@@ -263,7 +263,7 @@ class ReadFromKafka(beam.PTransform):
         timestamp_policy: ``processing_time_policy`` (default), ``create_time_policy``, ``log_append_time``, or a
             function ``KafkaRecord -> event time``, which is what ``TimestampedValue`` takes: seconds since the epoch
             or a Timestamp, of which whole ms are kept. If it fails, the read does. Only Python can call it: on Flink
-            too the read is then the Python one of other runners, slower and without partitions that come later.
+            too the read is then the Python one of other runners, which is slower.
         consumer_polling_timeout: longest wait of one poll [s], on other runners than Flink.
         with_metadata: give KafkaRecord; only with the default deserializers.
         expansion_service: ignored with a warning: there is no Java expansion.
@@ -499,10 +499,11 @@ class _PythonSource(beam.PTransform):
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         config = self._config
         consumers = KafkaPythonConsumers(config.bootstrap_servers, config.group_id, config.properties)
+        find = sdf.ListParts if config.is_bounded or not config.discovery_interval_ms else sdf.FindParts
         return (
             pbegin
             | "Impulse" >> beam.Impulse()
-            | "ListParts" >> beam.ParDo(sdf.ListParts(config, consumers))
+            | "ListParts" >> beam.ParDo(find(config, consumers))
             | "Spread" >> beam.Reshuffle()
             | "ReadParts" >> beam.ParDo(sdf.make_reader(config, consumers)).with_output_types(bytes)
         )

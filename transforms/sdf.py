@@ -1,9 +1,9 @@
 """The read of every runner but Flink: a Python splittable DoFn that emits the frames the native source emits.
 
-``ListParts`` asks the broker once where each partition starts and stops; the answer is an element, and a shuffle makes
-it durable, so a retry reads the same range. ``ReadParts`` reads a range in short calls: it claims, emits frames, and
-hands the rest back to the runner, which may checkpoint between two calls. Partitions that are created later are not
-seen until the job starts again; on Flink the native source finds them.
+``ListParts`` asks the broker where each partition starts and stops, once; ``FindParts`` of a read for ever asks again
+and again which have come. The answers are elements, and a shuffle makes them durable, so a retry reads the same range.
+``ReadParts`` reads a range in short calls: it claims, emits frames, and hands the rest back to the runner, which may
+checkpoint between two calls.
 
 A topic that is deleted and made again, or cut (an unclean leader election), while it is read is an error. The offsets
 of a range are those of records that are gone: what now has these offsets was never asked for, what is below them would
@@ -17,17 +17,18 @@ Kafka read.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import RestrictionProvider
-from apache_beam.transforms.window import TimestampedValue
+from apache_beam.transforms.window import GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from beam_k8s.errors import ConfigError, KafkaError
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from beam_k8s.transforms.clients import Consumer, ConsumerFactory, ConsumerRecord
     from beam_k8s.transforms.config import ReadConfig
 
-__all__ = ["ListParts", "RangeTracker", "ReadParts", "make_reader", "read_parts"]
+__all__ = ["FindParts", "ListParts", "RangeTracker", "ReadParts", "make_reader", "read_parts"]
 
 CALL_SECONDS = 1.0
 """Longest time of one call [s]: what a runner waits at most before it can checkpoint or give the slot to another."""
@@ -77,6 +78,11 @@ MAX_CLIENTS = 32
 
 SPLIT_RECORDS = 5_000
 """Fewest known records on either side of a split: less is read faster than a second reader starts."""
+
+_LATEST = GlobalWindow().max_timestamp() - Duration(seconds=1)
+"""Watermark of what holds no other back, and is not at its end."""
+
+_log = logging.getLogger(__name__)
 
 
 class ListParts(beam.DoFn):
@@ -98,8 +104,27 @@ class ListParts(beam.DoFn):
             deadline = config.max_read_time_ms and _now_ms() + config.max_read_time_ms
             yield ReadRange(tuple(parts), config.max_records, deadline)
         else:
-            for part in parts:
-                yield ReadRange((part,), splittable=not config.commit_offsets)
+            yield from _ranges(config, parts)
+
+
+def _ranges(config: ReadConfig, parts: Sequence[Part]) -> Iterator[ReadRange]:
+    for part in parts:
+        yield ReadRange((part,), splittable=not config.commit_offsets)
+
+
+def _names(config: ReadConfig, consumer: Consumer) -> list[TopicPartition]:
+    """The partitions that there are now.
+
+    Raises:
+        KafkaError: a topic is missing, or none matches the pattern, or the broker does not answer.
+    """
+    topics: Sequence[str] = config.topics
+    if config.topic_pattern is not None and not (topics := matching(config.topic_pattern, consumer.topics())):
+        raise KafkaError(
+            f"Kafka at {config.bootstrap_servers} has no topic that matches {config.topic_pattern!r}.",
+            hint="Create one, or check topic_pattern and that this client may describe its topics (ACL).",
+        )
+    return consumer.partitions(topics)
 
 
 def read_parts(config: ReadConfig, consumer: Consumer) -> list[Part]:
@@ -109,13 +134,7 @@ def read_parts(config: ReadConfig, consumer: Consumer) -> list[Part]:
         KafkaError: a topic is missing, or none matches the pattern, or the broker does not answer.
         ConfigError: no committed offset where one is needed, or the user's own offsets are of no partition.
     """
-    topics: Sequence[str] = config.topics
-    if config.topic_pattern is not None and not (topics := matching(config.topic_pattern, consumer.topics())):
-        raise KafkaError(
-            f"Kafka at {config.bootstrap_servers} has no topic that matches {config.topic_pattern!r}.",
-            hint="Create one, or check topic_pattern and that this client may describe its topics (ACL).",
-        )
-    names = consumer.partitions(topics)
+    names = _names(config, consumer)
     beginning = consumer.beginning_offsets(names)
     end = consumer.end_offsets(names)
     if errors := list(misplaced(config.start_offsets, config.stop_offsets, dict(end.items()))):
@@ -225,6 +244,100 @@ class _Ranges(RestrictionProvider):
 # What Beam replaces by the tracker and the watermark estimator of a call.
 _RANGE = beam.DoFn.RestrictionParam(_Ranges())
 _WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
+
+
+class Found(NamedTuple):
+    """The restriction of ``FindParts``: what has been found, None before the first look; and whether that was all."""
+
+    names: frozenset[TopicPartition] | None
+    over: bool = False
+
+
+class FoundTracker(RestrictionTracker):
+    """Beam's tracker over Found, which only grows: a claim are names that are new."""
+
+    def __init__(self, restriction: Found) -> None:
+        self._found = restriction
+
+    def current_restriction(self) -> Found:
+        return self._found
+
+    def current_progress(self) -> RestrictionProgress:
+        return RestrictionProgress(fraction=float(self._found.over))
+
+    def try_claim(self, position: frozenset[TopicPartition]) -> bool:
+        if not self._found.over:
+            self._found = Found((self._found.names or frozenset()) | position)
+        return not self._found.over
+
+    def try_split(self, fraction_of_remainder: float) -> tuple[Found, Found] | None:
+        if self._found.over or fraction_of_remainder > 0:
+            return None
+        left, self._found = self._found, self._found._replace(over=True)
+        return self._found, left
+
+    def check_done(self) -> bool:
+        if not self._found.over:
+            raise ValueError("The search for partitions ended, which it never does.")
+        return True
+
+    def is_bounded(self) -> bool:
+        return False
+
+
+class _Search(RestrictionProvider):
+    def initial_restriction(self, _: bytes) -> Found:
+        return Found(None)
+
+    def create_tracker(self, restriction: Found) -> FoundTracker:
+        return FoundTracker(restriction)
+
+    def restriction_size(self, _element: bytes, _restriction: Found) -> int:
+        return 0
+
+
+_FOUND = beam.DoFn.RestrictionParam(_Search())
+
+
+class FindParts(beam.DoFn):
+    """Impulse -> the ranges of a read for ever: first those that are there, later those that have come.
+
+    What comes later is read from its first record, as by Flink's source. A look that fails is made again at the next
+    interval: whether the broker is there is for those to say who read from it.
+    """
+
+    def __init__(self, config: ReadConfig, consumers: ConsumerFactory) -> None:
+        self._config = config
+        self._consumers = consumers
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        _: bytes,
+        tracker: Any = _FOUND,
+        watermark: Any = _WATERMARK,
+    ) -> Iterator[ReadRange]:
+        known = tracker.current_restriction().names
+        parts: list[Part] = []
+        consumer = None
+        try:
+            consumer = self._consumers.open(with_group=known is None and self._config.start == "committed")
+            if known is None:
+                parts = read_parts(self._config, consumer)
+            elif new := [name for name in _names(self._config, consumer) if name not in known]:
+                first, end = consumer.beginning_offsets(new), consumer.end_offsets(new)
+                parts = [Part(*name, next=first[name], stop=UNBOUNDED, end=end[name]) for name in new]
+        except KafkaError:
+            if known is None:
+                raise
+            _log.warning("No look for new partitions", exc_info=True)
+        finally:
+            if consumer is not None:
+                consumer.close()
+        if tracker.try_claim(frozenset(TopicPartition(part.topic, part.partition) for part in parts)):
+            yield from _ranges(self._config, parts)
+            watermark.set_watermark(_LATEST)
+            tracker.defer_remainder(Duration(micros=self._config.discovery_interval_ms * 1000))
 
 
 def _now_ms() -> int:

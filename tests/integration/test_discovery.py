@@ -3,6 +3,7 @@
 import time
 
 import apache_beam as beam
+import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_k8s import ReadFromKafka, WriteToKafka
@@ -10,7 +11,14 @@ from beam_k8s import ReadFromKafka, WriteToKafka
 FOR_S = 120
 
 
-def test_a_new_topic_and_a_new_partition_are_read_from_their_first_record(session_cluster, broker, topic, unique):
+def no_time(_):
+    return 0
+
+
+@pytest.mark.parametrize("policy", [ReadFromKafka.processing_time_policy, no_time], ids=["Flink's source", "Python's"])
+def test_a_new_topic_and_a_new_partition_are_read_from_their_first_record(
+    session_cluster, broker, topic, unique, policy
+):
     sink = topic(1, label="sink")
     old, new = f"{unique}-old", f"{unique}-new"
     broker.create_topics({old: 1})
@@ -19,9 +27,11 @@ def test_a_new_topic_and_a_new_partition_are_read_from_their_first_record(sessio
     often = {"partition.discovery.interval.ms": "200", "auto.offset.reset": "latest"}
     flags = ["--runner=FlinkK8s", "--k8s_target=local", f"--flink_master={session_cluster.address}"]
     pipeline = beam.Pipeline(options=PipelineOptions([*flags, "--parallelism=1", "--checkpointing_interval=300"]))
-    read = pipeline | ReadFromKafka(servers | often, topic_pattern=f"{unique}-(old|new)", with_metadata=True)
     (
-        read
+        pipeline
+        | ReadFromKafka(
+            servers | often, topic_pattern=f"{unique}-(old|new)", with_metadata=True, timestamp_policy=policy
+        )
         | beam.Map(lambda record: (record.topic.encode(), b"%d %s" % (record.partition, record.value)))
         | WriteToKafka(servers, sink)
     )

@@ -222,6 +222,7 @@ def test_a_read_is_bounded_only_if_it_stops() -> None:
         (SERVERS, ["a"], {"stop_offsets": {"a": 5}}, "For example stop_offsets="),
         (SERVERS, ["a"], {"stop_offsets": {}}, "For example stop_offsets="),
         (SERVERS | {"isolation.level": "committed"}, ["a"], {}, "'read_uncommitted' and 'read_committed'"),
+        (SERVERS | {"partition.discovery.interval.ms": "often"}, ["a"], {}, "interval.ms is 'often'"),
         (SERVERS, ["a"], {"max_num_records": 0}, "max_num_records is 0"),
         (SERVERS, ["a"], {"max_num_records": 1.5}, "whole number"),
         (SERVERS, ["a"], {"max_read_time": -1}, "max_read_time is -1"),

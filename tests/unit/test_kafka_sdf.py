@@ -94,6 +94,14 @@ class FakeConsumer:
     def high_water(self, of: TopicPartition) -> int | None:
         return self.broker.ends[of]
 
+    def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
+        if self.broker.broken:
+            raise KafkaError("broken")
+        return [name for name in self.broker.records if name.topic in topics]
+
+    def beginning_offsets(self, of: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(of, 0)
+
     def end_offsets(self, of: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return {name: self.broker.ends[name] for name in of}
 
@@ -451,3 +459,62 @@ def test_beam_is_told_what_a_read_needs() -> None:
             assert signature.is_splittable_dofn()
             assert signature.is_unbounded_per_element() is not bounded
             assert signature.has_bundle_finalization() is commits
+
+
+class Search:
+    """The calls of a search for partitions, each of which goes on where the last one was checkpointed."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._finder = sdf.FindParts(config(start="latest"), broker)
+        self._found, self._watermark = sdf.Found(None), None
+        self.stopped = False
+
+    def look(self) -> list[tuple[int, int]]:
+        """Partitions found now, and where each starts."""
+        tracker = ThreadsafeRestrictionTracker(sdf.FoundTracker(self._found))
+        estimator = ThreadsafeWatermarkEstimator(ManualWatermarkEstimator(self._watermark))
+        if self.stopped:
+            assert tracker.try_split(0) is not None
+        ranges = list(self._finder.process(b"", RestrictionTrackerView(tracker), estimator))
+        assert tracker.check_done()
+        if not self.stopped:
+            self._found, _ = tracker.deferred_status()
+        return [(part.partition, part.next) for each in ranges for part in each.parts]
+
+
+def test_partitions_that_come_are_found_once_and_read_from_their_first_record() -> None:
+    broker = FakeBroker(p0=3, p1=5)
+    search = Search(broker)
+    assert search.look() == [(0, 3), (1, 5)]
+    assert search.look() == []
+    broker.records[TopicPartition("t", 2)] = []
+    broker.ends[TopicPartition("t", 2)] = 7
+    assert search.look() == [(2, 0)]
+    assert search.look() == []
+    assert broker.open_now == 0
+
+
+def test_a_broker_that_is_away_ends_no_search_that_has_begun() -> None:
+    broker = FakeBroker(p0=3)
+    broker.broken = True
+    with pytest.raises(KafkaError, match="broken"):
+        Search(broker).look()
+    broker.broken = False
+    search = Search(broker)
+    search.look()
+    broker.broken = True
+    assert search.look() == []
+    broker.broken = False
+    broker.records[TopicPartition("t", 1)] = []
+    broker.ends[TopicPartition("t", 1)] = 0
+    assert search.look() == [(1, 0)]
+    assert broker.open_now == 0
+
+
+def test_what_a_checkpoint_came_before_is_found_after_it() -> None:
+    broker = FakeBroker(p0=3)
+    search = Search(broker)
+    search.stopped = True
+    assert search.look() == []
+    search.stopped = False
+    assert search.look() == [(0, 3)]
