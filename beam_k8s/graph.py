@@ -70,11 +70,22 @@ class KafkaSink:
     """None: every record names its own."""
     properties: dict[str, str]
     exactly_once: bool
+    transactional_id_prefix: str | None
+    """None: that of the job and the step."""
 
     @property
     def transaction_timeout(self) -> str:
         """After how long [ms] Kafka aborts a transaction of an exactly-once write, in the user's words if there are."""
         return self.properties.get("transaction.timeout.ms", str(TRANSACTION_TIMEOUT_MS))
+
+    def transactional_id(self, job: str | None) -> str | None:
+        """What its transactional ids begin with; None: it has none, or it is not known.
+
+        Args:
+            job: what tells the job from all others that write to the same brokers, ``NAMESPACE/NAME`` on Kubernetes.
+        """
+        default = f"{job}/{self.name}" if job else None
+        return (self.transactional_id_prefix or default) if self.exactly_once else None
 
 
 def is_unbounded(pipeline: Any) -> bool:
@@ -129,6 +140,7 @@ def kafka_sinks(pipeline: Any) -> tuple[KafkaSink, ...]:
                     topic=payload["topic"],
                     properties=payload["properties"],
                     exactly_once=payload["delivery_guarantee"] == "exactly_once",
+                    transactional_id_prefix=payload["transactional_id_prefix"],
                 )
             )
     return tuple(sorted(found, key=lambda sink: sink.name))

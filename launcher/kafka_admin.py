@@ -19,6 +19,7 @@ from kafka.errors import (
     BrokerResponseError,
     SaslAuthenticationFailedError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     UnsupportedSaslMechanismError,
     for_code,
@@ -156,20 +157,25 @@ class Brokers:
             raise ConfigError.of_all(errors)
         return counts
 
-    def check_sink(self, sink: KafkaSink) -> None:
+    def check_sink(self, sink: KafkaSink, transactional_id: str | None) -> None:
         """Whether a write can do what it is to do, as far as the broker tells.
+
+        Args:
+            sink: the write.
+            transactional_id: what its transactional ids begin with; None: not known.
 
         Raises:
             NoPythonForm: only Java's client can connect with the sink's properties; nothing is known.
             ConfigError: the topic is missing and the broker makes none, or may not be written; its transactions are
-                longer than the broker allows; a reference does not resolve. Or the broker refuses the login, or the
-                TLS handshake fails.
+                longer than the broker allows, or their ids are not allowed; a reference does not resolve. Or the broker
+                refuses the login, or the TLS handshake fails.
             KafkaError: no broker answers.
         """
         with self._asked(sink) as admin:
             answers = admin.describe_topics([sink.topic]) if sink.topic is not None else []
             broker = _broker_settings(admin)
-        errors = [
+            barred = transactional_id is not None and _is_barred(admin, transactional_id)
+        errors: list[BeamK8sError] = [
             error
             for answer in answers
             if (error := _topic_error(sink, answer, "WRITE")) is not None
@@ -185,6 +191,14 @@ class Brokers:
                     "--checkpointing_interval and --checkpoint_timeout_millis together; or raise the broker's limit.",
                 )
             )
+        if barred:
+            errors.append(
+                ConfigError(
+                    f"{sink.name}: no permission for transactional ids that begin with {transactional_id}.",
+                    hint="Ask for the ACL WRITE on TransactionalId with that as prefix (kafka-acls "
+                    "--resource-pattern-type prefixed), or set transactional_id_prefix to one that is allowed.",
+                )
+            )
         if errors:
             raise ConfigError.of_all(errors)
 
@@ -197,6 +211,21 @@ class Brokers:
             raise NotHere(f"{step.name}: {error.message}", hint=error.hint) from error
         with self._connections.to(step) as admin:
             yield admin
+
+
+def _is_barred(admin: KafkaAdminClient, prefix: str) -> bool:
+    """Whether the broker says that transactional ids of this prefix are not ours.
+
+    DESCRIBE is what it looks for, which comes with WRITE. Most answer that there is no such transaction yet; one before
+    3.0 cannot be asked.
+    """
+    try:
+        admin.describe_transactions([f"{prefix}-0-1"])
+    except TransactionalIdAuthorizationFailedError:
+        return True
+    except BrokerResponseError:
+        pass
+    return False
 
 
 class _BrokerSettings(NamedTuple):

@@ -88,6 +88,14 @@ class KubernetesTarget:
     def _namespace(self) -> str:
         return self._kube.namespace
 
+    @property
+    def global_name(self) -> str | None:
+        """See Target."""
+        try:
+            return f"{self._namespace}/{self._settings.job_name}"
+        except BeamK8sError:  # an image is only built, or preflight tells
+            return None
+
     def preflight(self) -> list[BeamK8sError]:
         """See Target."""
         return [*self._image_errors(), *([] if self._settings.build_only else self._cluster_errors())]

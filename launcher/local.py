@@ -511,6 +511,11 @@ class LocalTarget:
         self.run_dir = Path(settings.run_dir).absolute() if settings.run_dir else self._registered
         self._keep = settings.run_dir is not None
 
+    @property
+    def global_name(self) -> str:
+        """See Target."""
+        return self._settings.job_name
+
     def preflight(self) -> list[BeamK8sError]:
         """See Target."""
         return preflight(self._settings)

@@ -89,7 +89,7 @@ class FlinkK8s(PipelineRunner):
                     errors.append(error)
             for sink in graph.kafka_sinks(pipeline):
                 try:
-                    brokers.check_sink(sink)
+                    brokers.check_sink(sink, sink.transactional_id(target.global_name))
                 except unknown as why:
                     report(f"warning: {sink.name}: nobody looked whether it can write: {why.message}")
                 except BeamK8sError as error:

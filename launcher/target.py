@@ -121,6 +121,10 @@ class Job(Protocol):
 class Target(Protocol):
     """A place that runs jobs; one object for one submission."""
 
+    @property
+    def global_name(self) -> str | None:
+        """What tells the job from all others that use the same Kafka; None: not known."""
+
     def preflight(self) -> list[BeamK8sError]:
         """All that would keep the job from running there, as far as it can be known without creating anything."""
 

@@ -8,7 +8,7 @@ import sys
 import textwrap
 
 import pytest
-from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
 
 from tests.cluster.kafka import KafkaBroker
 from tests.cluster.launch import ROOT, Launch
@@ -96,19 +96,22 @@ def test_what_the_broker_would_not_allow_is_told_at_once(refused, tmp_path_facto
                         host="*",
                         operation=operation,
                         permission_type=permission,
-                        resource_pattern=ResourcePattern(ResourceType.TOPIC, topic),
+                        resource_pattern=ResourcePattern(resource, name, ACLResourcePatternType.PREFIXED),
                     )
-                    for topic, operation, permission in (
-                        ("salaries", ACLOperation.DESCRIBE, ACLPermissionType.ALLOW),
-                        ("hidden", ACLOperation.ALL, ACLPermissionType.DENY),
-                        ("sealed", ACLOperation.READ, ACLPermissionType.ALLOW),
+                    for resource, name, operation, permission in (
+                        (ResourceType.TOPIC, "salaries", ACLOperation.DESCRIBE, ACLPermissionType.ALLOW),
+                        (ResourceType.TOPIC, "hidden", ACLOperation.ALL, ACLPermissionType.DENY),
+                        (ResourceType.TOPIC, "sealed", ACLOperation.READ, ACLPermissionType.ALLOW),
+                        (ResourceType.TRANSACTIONAL_ID, "copy/sealed", ACLOperation.WRITE, ACLPermissionType.DENY),
                     )
                 ]
             )
-        output = refused(COPY, broker.bootstrap_servers, "salaries,hidden", "sealed,nosuch", *FLAGS)
+        output = refused(COPY, broker.bootstrap_servers, "salaries,hidden", "sealed,nosuch", "--job_name=copy", *FLAGS)
     assert "no permission to read topic salaries" in output
     assert "no permission to read topic hidden" in output
     assert "no permission to write topic sealed" in output
+    assert output.count("no permission for transactional ids that begin with copy/sealed/Sink") == 1
+    assert "begin with copy/nosuch" not in output
     assert "topic nosuch does not exist" in output
     assert "transaction.timeout.ms=900000" in output
     assert "transaction.max.timeout.ms=600000" in output

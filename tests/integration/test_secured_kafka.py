@@ -101,12 +101,14 @@ def test_a_listener_that_speaks_no_tls_is_told_from_a_broker_that_does_not_answe
 def test_a_reference_that_is_not_there_names_property_and_way_out(secured, monkeypatch):
     monkeypatch.delenv("KAFKA_LOGIN", raising=False)
     step = source(secured, "PLAIN", "env:KAFKA_LOGIN")
-    sink = KafkaSink("Read", step.bootstrap_servers, "words", step.properties, exactly_once=False)
+    sink = KafkaSink(
+        "Read", step.bootstrap_servers, "words", step.properties, exactly_once=False, transactional_id_prefix=None
+    )
     missing_login = r"Read: Kafka property sasl\.jaas\.config refers to env:KAFKA_LOGIN"
     with pytest.raises(ConfigError, match=missing_login):
         partition_counts(step)
     with pytest.raises(ConfigError, match=missing_login), Brokers() as brokers:
-        brokers.check_sink(sink)
+        brokers.check_sink(sink, None)
     missing = {"ssl.truststore.location": "/no/ca.pem", "ssl.truststore.type": "PEM"}
     with pytest.raises(ConfigError, match=r"ssl\.truststore\.location is /no/ca\.pem, and no such file"):
         partition_counts(source(secured, "PLAIN", PLAIN, **missing))
