@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 import apache_beam as beam
 from apache_beam import coders, typehints
 from apache_beam.metrics import Metrics
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.transforms.display import DisplayDataItem
 from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
@@ -249,8 +251,8 @@ class ReadFromKafka(beam.PTransform):
         topic_pattern: instead of ``topics``: a regular expression that the whole name of a topic matches, in what
             Python's and Java's syntax share. At least one topic must match at the start. Topics and partitions that
             come later are found within a minute (``partition.discovery.interval.ms`` in ``consumer_config``, as of
-            Flink's connector; 0 = never) and read from their first record. A read with a stop reads what is there
-            at the start.
+            Flink's connector; 0 = never) and read from their first record. A read with a stop, DirectRunner
+            and Prism read what is there at the start.
         key_deserializer: Java class name of a common Kafka deserializer (byte array, string, long, integer, short,
             double, float, boolean, UUID), or a Python callable ``bytes -> object``. Never called for null.
         value_deserializer: the same, for values.
@@ -499,7 +501,10 @@ class _PythonSource(beam.PTransform):
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         config = self._config
         consumers = KafkaPythonConsumers(config.bootstrap_servers, config.group_id, config.properties)
-        find = sdf.ListParts if config.is_bounded or not config.discovery_interval_ms else sdf.FindParts
+        # DirectRunner gives nothing to the steps after a search, which never ends; Prism 2.62 only what it finds first.
+        is_local = isinstance(pbegin.pipeline.runner, (SwitchingDirectRunner, PrismRunner))
+        once = config.is_bounded or is_local or not config.discovery_interval_ms
+        find = sdf.ListParts if once else sdf.FindParts
         return (
             pbegin
             | "Impulse" >> beam.Impulse()

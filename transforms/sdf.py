@@ -28,7 +28,7 @@ import apache_beam as beam
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.transforms.core import RestrictionProvider
-from apache_beam.transforms.window import GlobalWindow, TimestampedValue
+from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from beam_k8s.errors import ConfigError, KafkaError
@@ -79,8 +79,8 @@ MAX_CLIENTS = 32
 SPLIT_RECORDS = 5_000
 """Fewest known records on either side of a split: less is read faster than a second reader starts."""
 
-_LATEST = GlobalWindow().max_timestamp() - Duration(seconds=1)
-"""Watermark of what holds no other back, and is not at its end."""
+_LATEST = Timestamp(seconds=2**33)
+"""Watermark of what holds no other back: the year 2242."""
 
 _log = logging.getLogger(__name__)
 

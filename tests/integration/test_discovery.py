@@ -7,6 +7,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_k8s import ReadFromKafka, WriteToKafka
+from tests.contract.conftest import RUNNERS
 
 FOR_S = 120
 
@@ -16,17 +17,14 @@ def no_time(_):
 
 
 @pytest.mark.parametrize("policy", [ReadFromKafka.processing_time_policy, no_time], ids=["Flink's source", "Python's"])
-def test_a_new_topic_and_a_new_partition_are_read_from_their_first_record(
-    session_cluster, broker, topic, unique, policy
-):
+def test_a_new_topic_and_a_new_partition_are_read_from_their_first_record(request, broker, topic, unique, policy):
     sink = topic(1, label="sink")
     old, new = f"{unique}-old", f"{unique}-new"
     broker.create_topics({old: 1})
     broker.produce(old, [(None, b"before")])
     servers = {"bootstrap.servers": broker.bootstrap_servers}
     often = {"partition.discovery.interval.ms": "200", "auto.offset.reset": "latest"}
-    flags = ["--runner=FlinkK8s", "--k8s_target=local", f"--flink_master={session_cluster.address}"]
-    pipeline = beam.Pipeline(options=PipelineOptions([*flags, "--parallelism=1", "--checkpointing_interval=300"]))
+    pipeline = beam.Pipeline(options=PipelineOptions(RUNNERS["flink"](request)))
     (
         pipeline
         | ReadFromKafka(
