@@ -13,6 +13,7 @@ import org.apache.flink.connector.kafka.source.KafkaSourceBuilder;
 import org.apache.flink.connector.kafka.source.KafkaSourceOptions;
 import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer;
 import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDeserializationSchema;
+import org.apache.kafka.clients.CommonClientConfigs;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.OffsetResetStrategy;
 import org.apache.kafka.common.TopicPartition;
@@ -45,6 +46,12 @@ public final class KafkaReadSpec implements Serializable {
 
   /** How soon a partition added to a topic is read; Flink's own default is 5 minutes. */
   private static final String DISCOVERY_INTERVAL_MS = "60000";
+
+  /**
+   * Where all brokers that a client knows are gone, it asks bootstrap.servers again. A client that
+   * has looked while others were away knows those few only, for up to metadata.max.age.ms.
+   */
+  static final String REBOOTSTRAP = "rebootstrap";
 
   private static final String START_COMMITTED = "committed";
   private static final String LATEST = "latest";
@@ -99,6 +106,7 @@ public final class KafkaReadSpec implements Serializable {
     properties.put(
         KafkaSourceOptions.COMMIT_OFFSETS_ON_CHECKPOINT.key(),
         Boolean.toString(json.bool("commit_offsets") && hasGroup()));
+    properties.putIfAbsent(CommonClientConfigs.METADATA_RECOVERY_STRATEGY_CONFIG, REBOOTSTRAP);
     properties.putIfAbsent(
         KafkaSourceOptions.PARTITION_DISCOVERY_INTERVAL_MS.key(), DISCOVERY_INTERVAL_MS);
     properties.put(

@@ -5,6 +5,7 @@ import java.util.Properties;
 import java.util.Set;
 import java.util.TreeMap;
 import org.apache.flink.connector.base.DeliveryGuarantee;
+import org.apache.kafka.clients.CommonClientConfigs;
 import org.apache.kafka.clients.producer.ProducerConfig;
 
 /**
@@ -40,6 +41,8 @@ public final class KafkaWriteSpec implements Serializable {
     properties = json.stringMap("properties");
     properties.put(ProducerConfig.BOOTSTRAP_SERVERS_CONFIG, json.string("bootstrap_servers"));
     properties.putIfAbsent(ProducerConfig.TRANSACTION_TIMEOUT_CONFIG, TRANSACTION_TIMEOUT_MS);
+    properties.putIfAbsent(
+        CommonClientConfigs.METADATA_RECOVERY_STRATEGY_CONFIG, KafkaReadSpec.REBOOTSTRAP);
   }
 
   /**
