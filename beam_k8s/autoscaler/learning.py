@@ -19,6 +19,12 @@ _NEW = 0.3
 _SATURATED = 2.0
 _FULL = 0.95
 """Of full CPU: as good as full."""
+_IDLE = 0.03
+"""CPU of a worker that reads nothing."""
+_TELLING = 0.3
+"""Share of full CPU; CPU of nearly nothing says little."""
+_STEADY = 1.15
+"""A throughput that changes is not of the time that CPU is of."""
 _GAIN = 0.1
 """Least share of what more workers promise that they must bring: the default of the Flink operator's autoscaler
 (``job.autoscaler.scaling.effectiveness.threshold``)."""
@@ -29,19 +35,23 @@ def learn_capacity(memory: Memory, seen: Evaluation, settings: AutoscalerSetting
 
     Workers that wait for something else (low CPU under a backlog that their partitions do not explain) show nothing.
     """
-    n, used = seen.ready, min(1.0, seen.cpu / settings.full_cpu)
+    n, used = seen.ready, min(1.0, (seen.cpu - _IDLE) / (settings.full_cpu - _IDLE))
     known = memory.capacity.get(n)
     if seen.throughput <= 0 or used <= 0:
         return memory
     if seen.least_backlog_time > _SATURATED and used < 0.5 * evenness(n, seen.shares):
         return memory
-    # Where load is uneven, CPU tells what it would be if it were not.
+    tells = used > _TELLING and seen.best < _STEADY * seen.throughput
+    if known is None and not tells and memory.capacity:
+        return memory
+    # Where load is uneven, CPU tells what it would be if it were not; but the slowest worker sets the pace.
     guess = max(seen.best, seen.throughput / (1.0 if used > _FULL else used))
+    guess = min(guess, seen.sustained / evenness(n, seen.shares))
     if known is None:
         shown = guess
-    elif used > 0.3:
+    elif tells:
         shown = known + (guess - known) * _NEW
-    else:  # CPU of nearly nothing says little; what was done was possible, though
+    else:  # what was done was possible, though
         shown = max(known, seen.best)
     return replace(memory, capacity={**memory.capacity, n: shown})
 

@@ -108,6 +108,12 @@ class Evaluation:
     """Of the input, by partition in their order; empty: nothing was written."""
     best: float
     """The highest throughput over any half window in it."""
+    farthest: float = 1.0
+    """How many times as far behind as the mean the subtask is that is farthest behind; it sets the age of the oldest
+    record."""
+    sustained: float = math.inf
+    """What all could read if each had to do as the one does that does least of those that are always behind; infinite:
+    none is."""
     inputs: tuple[tuple[float, float], ...] = ()
     """When the input had which rate since the time before, oldest first, an hour back; from the broker alone, so
     through restarts."""

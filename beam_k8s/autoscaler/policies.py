@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from beam_k8s.autoscaler.model import Evaluation, Memory
     from beam_k8s.autoscaler.settings import AutoscalerSettings
@@ -55,48 +55,55 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
 
     Up when staying would miss the goal for longer than a rescale takes: to the fewest workers that do the input to be
     expected and work the backlog off in ``recover``. Down when even the highest input of some time (``calm`` pauses)
-    needs fewer. Capacity is what workers have shown, pauses are what they were.
+    needs fewer, or when those beyond its need add next to nothing. Capacity is what workers have shown, pauses are what
+    they were; the backlog is as if all subtasks were as far behind as the one that is farthest.
     """
     now, pause = seen.ready, _PAUSE if memory.pause is None else memory.pause
     rates = [rate for _, rate in seen.inputs[-2:]] or [seen.input_rate]
     rate = sum(rates) / len(rates)
     lead = settings.settle + settings.window / 2 + pause
     expected = rate + lead * _trend(seen.inputs, lead)
+    behind = seen.backlog * seen.farthest
     known = memory.capacity or {now: max(seen.throughput, 1.0)}
     can = capacity_of(now, known) * evenness(now, seen.shares)
-    state = f"backlog {_time(seen.backlog / can)}, input {rate:.0f}/s of {can:.0f}/s that {now} workers can do"
+    state = f"backlog {_time(behind / can)}, input {rate:.0f}/s of {can:.0f}/s that {now} workers can do"
+
+    most = len(seen.shares) or 10 * now + 10
+    does = [capacity_of(n, known) * evenness(n, seen.shares) for n in range(1, most + 1)]
+
+    def enough(rate: float) -> int:
+        # The busiest partition may be too much for any number of workers.
+        return next(n for n, each in enumerate(does, 1) if each >= min(rate, _NEARLY * max(does)))
 
     def fewest(rate: float, backlog: float) -> int:
         excess = backlog + rate * (pause + _REPLAY - settings.backlog_slo / 2)
-        needed = rate * (1 + settings.headroom) + max(0.0, excess) / settings.recover
-        most = len(seen.shares) or 10 * now + 10
-        does = [capacity_of(n, known) * evenness(n, seen.shares) for n in range(1, most + 1)]
-        enough = min(needed, _NEARLY * max(does))  # the busiest partition may be too much for any number of workers
-        return next(n for n, each in enumerate(does, 1) if each >= enough)
+        return enough(rate * (1 + settings.headroom) + max(0.0, excess) / settings.recover)
 
     goal = settings.backlog_slo * max(expected, can / 10)
     if expected < can:
-        misses = max(0.0, seen.backlog - goal) / (can - expected) > pause + lead / 2
+        misses = max(0.0, behind - goal) / (can - expected) > pause + lead / 2
     else:
-        misses = seen.backlog + (expected - can) * _FORESIGHT > goal
+        misses = behind + (expected - can) * _FORESIGHT > goal
     if misses:
         if seen.least_backlog_time > _SATURATED and seen.cpu < settings.full_cpu / 2 * evenness(now, seen.shares):
             return Wish(now, f"{state}, but CPU is {seen.cpu:.0%}: they wait for something that more would not help")
-        if rates[-1] > _STEEP * rates[0] and seen.backlog <= goal:
+        if rates[-1] > _STEEP * rates[0] and behind <= goal:
             return Wish(now, f"{state}: it rises steeply, to where is not known yet")
         lasts, lasted = _excursions(seen.inputs, can)
-        if lasted > 0 and lasts <= 1.25 * lasted < lead + pause and seen.backlog <= 3 * goal:
+        if lasted > 0 and lasts <= 1.25 * lasted < lead + pause and behind <= 3 * goal:
             return Wish(
                 now, f"{state}: so much came for {_time(lasted)} before, a change would take {_time(lead + pause)}"
             )
-        target = max(now, fewest(expected, seen.backlog))
+        target = max(now, fewest(expected, behind))
         return Wish(target, f"{state}: would stay above {settings.backlog_slo:.0f} s; {target} workers work it off")
     calm = min(max(settings.calm * pause, 2 * settings.window), _LONGEST_CALM)
-    if not seen.inputs or seen.inputs[0][0] > seen.at - calm or seen.backlog > goal / 2:
+    if not seen.inputs or seen.inputs[0][0] > seen.at - calm or behind > goal / 2:
         return Wish(now, state)
     recent = [rate for at, rate in seen.inputs if at >= seen.at - calm]
     peak = max([expected, *((a + b) / 2 for a, b in pairwise(recent))])
-    target = min(now, fewest(peak, seen.backlog))
+    late = max(0.0, pause + _REPLAY - settings.backlog_slo)  # after the change; else there would be another at once
+    bare = enough(peak * max(_BARE, 1 + late / (pause + lead / 2)))
+    target = min(now, _rewarding(does, bare, min(now, fewest(peak, behind))))
     if target > _WORTH * now:
         return Wish(now, state)
     return Wish(target, f"{state}: {target} do the highest input of the last {_time(calm)}, {peak:.0f}/s")
@@ -115,8 +122,26 @@ _FORESIGHT = 600.0
 _STEEP = 1.15
 """From one look to the next."""
 _NEARLY = 0.97
+_BARE = 1.1
+"""Times the input: less is too tight where workers are not quite alike."""
+_YIELD = 0.6
+"""Share of what the others do on average that workers beyond the bare need must add to be kept."""
 _WORTH = 0.9
 """A tenth of the workers is not worth a rescale."""
+
+
+def _rewarding(does: Sequence[float], bare: int, wanted: int) -> int:
+    """The most workers from ``bare`` to ``wanted`` of which those beyond ``bare`` are worth having.
+
+    Where partitions are uneven, a dozen more may add next to nothing.
+
+    Args:
+        does: records a second of 1, 2, ... workers.
+        bare: workers that are needed.
+        wanted: workers that would leave room, at least ``bare``.
+    """
+    least = _YIELD * does[bare - 1] / bare
+    return max(n for n in range(bare, max(bare, wanted) + 1) if does[n - 1] - does[bare - 1] >= (n - bare) * least)
 
 
 def evenness(workers: int, shares: tuple[float, ...]) -> float:
@@ -136,11 +161,19 @@ def evenness(workers: int, shares: tuple[float, ...]) -> float:
 def capacity_of(workers: int, shown: Mapping[int, float]) -> float:
     """Records a second of so many workers under an even load, from what some have shown.
 
-    From the nearest number: more workers are taken to lose a tenth of what they add for each doubling or so
-    (``n ** 0.9``), fewer to keep what each had.
+    Between two numbers that have shown theirs it is a power of the number. More workers than any are taken to lose a
+    tenth of what they add for each doubling or so (``n ** 0.9``), fewer to keep what each had.
     """
-    near = min(shown, key=lambda n: (max(n / workers, workers / n), n))
-    return shown[near] * math.pow(workers / near, 0.9 if workers > near else 1.0)
+    below, above = [n for n in shown if n <= workers], [n for n in shown if n > workers]
+    if not below:
+        near = min(above)
+        return shown[near] * workers / near
+    low = max(below)
+    power = 0.9
+    if above:
+        high = min(above)
+        power = math.log(shown[high] / shown[low]) / math.log(high / low)
+    return shown[low] * math.pow(workers / low, power)
 
 
 def _trend(inputs: tuple[tuple[float, float], ...], seconds: float) -> float:

@@ -7,6 +7,7 @@ before them say nothing of the job as it is now.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.model import Evaluation, Hold, Observation, Reason
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Window"]
 
+_BEHIND = 5.0
+"""Seconds of input that a subtask always had before it: it was never short of work."""
+_LEAST_SHARE = 1e-3
+"""Of the input: less says nothing."""
 _MEMORY = 3600.0
 """Seconds for which the input is remembered."""
 
@@ -142,6 +147,7 @@ class Window:
         read = [(each.at, sum(each.positions.values())) for each in self._samples]
         throughput = (read[-1][1] - read[0][1]) / seconds
         written = {name: end - first.ends[name] for name, end in last.ends.items()}
+        farthest, sustained = self._readers(written, seconds)
         return Evaluation(
             at=last.at,
             workers=last.workers,
@@ -155,8 +161,30 @@ class Window:
             if (total := sum(written.values())) > 0
             else (),
             best=_best(read, self._settings.window / 2),
+            farthest=farthest,
+            sustained=sustained,
             inputs=tuple(self._inputs),
         )
+
+    def _readers(self, written: Mapping[str, float], seconds: float) -> tuple[float, float]:
+        """``farthest`` and ``sustained`` of an evaluation, by subtask: how it shares its time is its own affair."""
+        first, last = self._samples[0], self._samples[-1]
+        names = defaultdict(list)
+        for name in last.ends:
+            names[last.attempts[name]].append(name)
+        total, backlog = sum(written.values()), _backlog(last)
+        farthest, sustained = 1.0, math.inf
+        for mine in names.values():
+            share = sum(written[name] for name in mine) / total if total > 0 else 0.0
+            if share < _LEAST_SHARE:
+                continue
+            behind = [sum(max(0.0, each.ends[name] - each.positions[name]) for name in mine) for each in self._samples]
+            if backlog > 0:
+                farthest = max(farthest, behind[-1] / share / backlog)
+            if min(behind) > _BEHIND * share * total / seconds:
+                read = sum(last.positions[name] - first.positions[name] for name in mine) / seconds
+                sustained = min(sustained, read / share)
+        return farthest, sustained
 
 
 def _backlog(seen: Observation) -> float:

@@ -323,13 +323,13 @@ class Ours:
         assert seen is not None
         if seen.generation != self._generation:
             self._generation = seen.generation
-            self._attempts = dict.fromkeys(_NAMES, str(seen.generation))
+            self._attempts = {name: f"{n % seen.ready} of {seen.generation}" for n, name in enumerate(_NAMES)}
         return Observation(
             at=seen.at,
             workers=seen.workers,
             ready=seen.ready,
             started=seen.started,
-            running=frozenset([str(seen.generation)]),
+            running=frozenset(self._attempts.values()),
             attempts=self._attempts,
             positions=dict(zip(_NAMES, seen.positions.tolist(), strict=True)),
             ends=dict(zip(_NAMES, seen.ends.tolist(), strict=True)),

@@ -12,6 +12,7 @@ from beam_k8s.autoscaler.decide import decide
 from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, rescaled
 from beam_k8s.autoscaler.loop import Autoscaler
 from beam_k8s.autoscaler.model import Evaluation, Futile, Hold, Limits, Memory, Observation, Reason, Rescale, Rise
+from beam_k8s.autoscaler.policies import capacity_of
 from beam_k8s.autoscaler.settings import POLICIES, AutoscalerSettings
 from beam_k8s.autoscaler.window import Window
 from beam_k8s.errors import ConfigError, FlinkError
@@ -210,6 +211,9 @@ def test_a_busy_partition_is_seen():
         window.add(observation(at, ends=ends, positions=positions))
     found = window.evaluate(160)
     assert found.shares == pytest.approx((0.75, 0.25))
+    # Its subtask alone is behind, 4/3 of the mean, and reads 50/s where it should three quarters of all.
+    assert found.farthest == pytest.approx(1 / 0.75)
+    assert found.sustained == pytest.approx(50 / 0.75)
 
 
 @pytest.mark.parametrize(
@@ -294,8 +298,32 @@ def test_a_missing_figure_now_and_then_costs_one_tick():
 def test_workers_that_are_never_short_of_work_show_what_they_can_do():
     busy = evaluation(workers=4, throughput=3000, cpu=0.9, least_backlog_time=5)
     assert learn_capacity(Memory(), busy, SETTINGS).capacity == {4: 3000}
-    light = evaluation(workers=4, throughput=1000, cpu=0.3, best=1100)
+    # All but the 0.03 that a worker takes which reads nothing, of 0.9 - 0.03.
+    light = evaluation(workers=4, throughput=1000, cpu=0.32, best=1100)
     assert learn_capacity(Memory(), light, SETTINGS).capacity == {4: pytest.approx(3000)}
+
+
+def test_a_throughput_that_changes_and_cpu_of_nearly_nothing_teach_nothing_of_workers_not_known():
+    known = Memory(capacity={8: 6000})
+    falling = evaluation(workers=4, throughput=1000, cpu=0.6, best=1200)
+    assert learn_capacity(known, falling, SETTINGS) == known
+    idle = evaluation(workers=4, throughput=1000, cpu=0.2, best=1000)
+    assert learn_capacity(known, idle, SETTINGS) == known
+    steady = evaluation(workers=4, throughput=1000, cpu=0.465, best=1000)
+    assert learn_capacity(known, steady, SETTINGS).capacity == {8: 6000, 4: pytest.approx(2000)}
+
+
+def test_the_slowest_worker_sets_what_all_can_do():
+    slow = evaluation(workers=4, throughput=1000, cpu=0.5, best=1000, sustained=900, shares=(0.25,) * 4)
+    assert learn_capacity(Memory(), slow, SETTINGS).capacity == {4: 900}
+
+
+def test_between_two_numbers_of_workers_that_are_known_the_rest_is_a_power():
+    shown = {1: 1000.0, 4: 3000.0}
+    assert capacity_of(2, shown) == pytest.approx(1000 * math.sqrt(3))
+    assert capacity_of(4, shown) == 3000
+    assert capacity_of(8, shown) == pytest.approx(3000 * 2**0.9)
+    assert capacity_of(1, {2: 1000.0}) == 500
 
 
 def test_workers_that_wait_for_something_else_show_nothing():
@@ -383,6 +411,28 @@ def test_balanced_counts_the_workers_that_partitions_keep_busy():
     assert even.target == 6
     six = shown(inputs=((985, 5000.0), (1000, 5000.0)), throughput=4000, cpu=0.9, shares=(1 / 8,) * 8)
     assert six.target == 8  # on 6 or 7 workers, some would read two partitions and others one
+
+
+def test_balanced_sees_the_one_worker_that_does_not_keep_up():
+    four = {"throughput": 3900.0, "cpu": 0.9, "inputs": tuple((at, 3900.0) for at in range(200, 1001, 15))}
+    assert isinstance(shown(**four, backlog=20_000), Hold)
+    assert shown(**four, backlog=120_000, farthest=4.0).target > 4
+
+
+def test_balanced_keeps_no_workers_that_add_nothing():
+    """Of 24 partitions, 13 to 23 workers do what 12 do."""
+    inputs = tuple((at, 10_500.0) for at in range(200, 1001, 15))
+    memory = Memory(capacity={23: 23_000.0}, pause=20.0)
+    seen = evaluation(workers=23, throughput=10_500, inputs=inputs, shares=(1 / 24,) * 24)
+    assert decide(seen, LIMITS, memory, AutoscalerSettings()).target == 12
+
+
+@pytest.mark.parametrize(("pause", "target"), [(20.0, 7), (120.0, 9)])
+def test_balanced_keeps_workers_that_make_up_for_the_pause_of_the_change(pause, target):
+    inputs = tuple((at, 6000.0) for at in range(200, 1001, 15))
+    seen = evaluation(workers=12, throughput=6000, inputs=inputs)
+    memory = Memory(capacity={12: 12_000.0}, pause=pause)
+    assert decide(seen, LIMITS, memory, AutoscalerSettings()).target == target
 
 
 def test_balanced_does_not_take_away_what_was_needed_a_moment_ago():
