@@ -15,7 +15,8 @@ import org.apache.beam.sdk.fn.data.BeamFnDataOutboundAggregator;
  * thread for each bundle (Beam 2.62) that never ends. This one is called by the task's own thread.
  */
 final class HarnessBuffer {
-  private static final Field RUNNER =
+  /** The runner of an operator whose elements go to a harness. */
+  static final Field RUNNER =
       BeamOperators.field(ExecutableStageDoFnOperator.class, "sdkHarnessRunner");
   private static final Field RECEIVER = BeamOperators.field(RUNNER.getType(), "mainInputReceiver");
   private static final Method FLUSH;

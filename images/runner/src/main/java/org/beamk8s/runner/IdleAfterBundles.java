@@ -2,6 +2,7 @@ package org.beamk8s.runner;
 
 import java.lang.reflect.Field;
 import org.apache.beam.runners.flink.translation.wrappers.streaming.DoFnOperator;
+import org.apache.flink.core.fs.CloseableRegistry;
 import org.apache.flink.streaming.api.operators.Output;
 import org.apache.flink.streaming.api.operators.SimpleOperatorFactory;
 import org.apache.flink.streaming.api.operators.StreamOperator;
@@ -24,7 +25,8 @@ import org.apache.flink.util.OutputTag;
  * output that forwards IDLE only when no bundle is open and no watermark is held; until then it looks
  * again in short intervals. ACTIVE passes at once and recalls an IDLE that waits.
  *
- * <p>And its bundles are metered, see {@link BundleSize}.
+ * <p>And its bundles are metered, see {@link BundleSize}, and its state is shut when the task is
+ * cancelled, see {@link StateGate}.
  */
 final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
   private static final long serialVersionUID = 1L;
@@ -46,8 +48,16 @@ final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
     DoFnOperator<?, ?> operator = (DoFnOperator<?, ?>) getOperator();
     BundleSize size = MeteredBundles.begin(operator);
     // Timers fire between elements, so after the operator has opened.
+    CloseableRegistry cancelables = parameters.getContainingTask().getCancelables();
     time.registerTimer(
-        time.getCurrentProcessingTime(), timestamp -> MeteredBundles.attach(operator, size, time));
+        time.getCurrentProcessingTime(),
+        timestamp -> {
+          MeteredBundles.attach(operator, size, time);
+          StateGate gate = StateGate.attach(operator);
+          if (gate != null) {
+            cancelables.registerCloseable(gate);
+          }
+        });
     Output<StreamRecord<T>> output = new PatientOutput<>(parameters.getOutput(), time, operator);
     return super.createStreamOperator(
         new StreamOperatorParameters<>(
