@@ -122,9 +122,9 @@ _FORESIGHT = 600.0
 _STEEP = 1.15
 """From one look to the next."""
 _NEARLY = 0.97
-_BARE = 1.1
-"""Times the input: less is too tight where workers are not quite alike."""
-_YIELD = 0.6
+_BARE = 1.03
+"""Times the input: what is needed, with nothing to spare."""
+_YIELD = 0.8
 """Share of what the others do on average that workers beyond the bare need must add to be kept."""
 _WORTH = 0.9
 """A tenth of the workers is not worth a rescale."""
