@@ -33,11 +33,12 @@ _GAIN = 0.1
 def learn_capacity(memory: Memory, seen: Evaluation, settings: AutoscalerSettings) -> Memory:
     """What workers could do under an even load, by what they do and their CPU.
 
-    Workers that wait for something else (low CPU under a backlog that their partitions do not explain) show nothing.
+    Workers that wait for something else (low CPU under a backlog that their partitions do not explain) show nothing,
+    nor do any while one stands still under a backlog.
     """
     n, used = seen.ready, min(1.0, (seen.cpu - _IDLE) / (settings.full_cpu - _IDLE))
     known = memory.capacity.get(n)
-    if seen.throughput <= 0 or used <= 0:
+    if min(seen.throughput, seen.sustained, used) <= 0:
         return memory
     if seen.least_backlog_time > _SATURATED and used < 0.5 * evenness(n, seen.shares):
         return memory

@@ -318,6 +318,11 @@ def test_the_slowest_worker_sets_what_all_can_do():
     assert learn_capacity(Memory(), slow, SETTINGS).capacity == {4: 900}
 
 
+def test_a_worker_that_stands_still_does_not_make_all_incapable():
+    stuck = evaluation(workers=4, throughput=1000, cpu=0.5, best=1000, sustained=0.0, shares=(0.25,) * 4)
+    assert learn_capacity(Memory(capacity={2: 2000}), stuck, SETTINGS).capacity == {2: 2000}
+
+
 def test_between_two_numbers_of_workers_that_are_known_the_rest_is_a_power():
     shown = {1: 1000.0, 4: 3000.0}
     assert capacity_of(2, shown) == pytest.approx(1000 * math.sqrt(3))
