@@ -21,6 +21,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,11 +95,8 @@ class ListParts(beam.DoFn):
 
     def process(self, _: bytes) -> Iterator[ReadRange]:
         config = self._config
-        consumer = self._consumers.open(with_group=config.start == "committed")
-        try:
+        with closing(self._consumers.open(with_group=config.start == "committed")) as consumer:
             parts = read_parts(config, consumer)
-        finally:
-            consumer.close()
         if config.is_limited:
             # An absolute time, so that the limit goes on over checkpoints and restarts.
             deadline = config.max_read_time_ms and _now_ms() + config.max_read_time_ms
@@ -319,21 +317,18 @@ class FindParts(beam.DoFn):
     ) -> Iterator[ReadRange]:
         known = tracker.current_restriction().names
         parts: list[Part] = []
-        consumer = None
+        asks_group = known is None and self._config.start == "committed"
         try:
-            consumer = self._consumers.open(with_group=known is None and self._config.start == "committed")
-            if known is None:
-                parts = read_parts(self._config, consumer)
-            elif new := [name for name in _names(self._config, consumer) if name not in known]:
-                first, end = consumer.beginning_offsets(new), consumer.end_offsets(new)
-                parts = [Part(*name, next=first[name], stop=UNBOUNDED, end=end[name]) for name in new]
+            with closing(self._consumers.open(with_group=asks_group)) as consumer:
+                if known is None:
+                    parts = read_parts(self._config, consumer)
+                elif new := [name for name in _names(self._config, consumer) if name not in known]:
+                    first, end = consumer.beginning_offsets(new), consumer.end_offsets(new)
+                    parts = [Part(*name, next=first[name], stop=UNBOUNDED, end=end[name]) for name in new]
         except KafkaError:
             if known is None:
                 raise
             _log.warning("No look for new partitions", exc_info=True)
-        finally:
-            if consumer is not None:
-                consumer.close()
         if tracker.try_claim(frozenset(TopicPartition(part.topic, part.partition) for part in parts)):
             yield from _ranges(self._config, parts)
             watermark.set_watermark(_LATEST)

@@ -68,16 +68,13 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     can = capacity_of(now, known) * evenness(now, seen.shares)
     state = f"backlog {_time(behind / can)}, input {rate:.0f}/s of {can:.0f}/s that {now} workers can do"
 
-    most = len(seen.shares) or 10 * now + 10
-    does = [capacity_of(n, known) * evenness(n, seen.shares) for n in range(1, most + 1)]
+    def abilities() -> list[float]:
+        most = len(seen.shares) or 10 * now + 10
+        return [capacity_of(n, known) * evenness(n, seen.shares) for n in range(1, most + 1)]
 
-    def enough(rate: float) -> int:
-        # The busiest partition may be too much for any number of workers.
-        return next(n for n, each in enumerate(does, 1) if each >= min(rate, _NEARLY * max(does)))
-
-    def fewest(rate: float, backlog: float) -> int:
-        excess = backlog + rate * (pause + _REPLAY - settings.backlog_slo / 2)
-        return enough(rate * (1 + settings.headroom) + max(0.0, excess) / settings.recover)
+    def needed(rate: float) -> float:
+        excess = behind + rate * (pause + _REPLAY - settings.backlog_slo / 2)
+        return rate * (1 + settings.headroom) + max(0.0, excess) / settings.recover
 
     goal = settings.backlog_slo * max(expected, can / 10)
     if expected < can:
@@ -94,7 +91,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
             return Wish(
                 now, f"{state}: so much came for {_time(lasted)} before, a change would take {_time(lead + pause)}"
             )
-        target = max(now, fewest(expected, behind))
+        target = max(now, _fewest(abilities(), needed(expected)))
         return Wish(target, f"{state}: would stay above {settings.backlog_slo:.0f} s; {target} workers work it off")
     calm = min(max(settings.calm * pause, 2 * settings.window), _LONGEST_CALM)
     if not seen.inputs or seen.inputs[0][0] > seen.at - calm or behind > goal / 2:
@@ -102,8 +99,9 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     recent = [rate for at, rate in seen.inputs if at >= seen.at - calm]
     peak = max([expected, *((a + b) / 2 for a, b in pairwise(recent))])
     late = max(0.0, pause + _REPLAY - settings.backlog_slo)  # after the change; else there would be another at once
-    bare = enough(peak * max(_BARE, 1 + late / (pause + lead / 2)))
-    target = min(now, _rewarding(does, bare, min(now, fewest(peak, behind))))
+    does = abilities()
+    bare = _fewest(does, peak * max(_BARE, 1 + late / (pause + lead / 2)))
+    target = min(now, _rewarding(does, bare, min(now, _fewest(does, needed(peak)))))
     if target > _WORTH * now:
         return Wish(now, state)
     return Wish(target, f"{state}: {target} do the highest input of the last {_time(calm)}, {peak:.0f}/s")
@@ -130,6 +128,12 @@ _WORTH = 0.9
 """A tenth of the workers is not worth a rescale."""
 
 
+def _fewest(does: Sequence[float], rate: float) -> int:
+    """The fewest workers that do so many records a second, of ``does`` by 1, 2, ... workers; at most what any do."""
+    enough = min(rate, _NEARLY * max(does))  # the busiest partition may be too much for any number of workers
+    return next(n for n, each in enumerate(does, 1) if each >= enough)
+
+
 def _rewarding(does: Sequence[float], bare: int, wanted: int) -> int:
     """The most workers from ``bare`` to ``wanted`` of which those beyond ``bare`` are worth having.
 
@@ -138,7 +142,7 @@ def _rewarding(does: Sequence[float], bare: int, wanted: int) -> int:
     Args:
         does: records a second of 1, 2, ... workers.
         bare: workers that are needed.
-        wanted: workers that would leave room, at least ``bare``.
+        wanted: workers that would leave room; if they are fewer, ``bare`` it is.
     """
     least = _YIELD * does[bare - 1] / bare
     return max(n for n in range(bare, max(bare, wanted) + 1) if does[n - 1] - does[bare - 1] >= (n - bare) * least)

@@ -169,13 +169,15 @@ class Window:
     def _readers(self, written: Mapping[str, float], seconds: float) -> tuple[float, float]:
         """``farthest`` and ``sustained`` of an evaluation, by subtask: how it shares its time is its own affair."""
         first, last = self._samples[0], self._samples[-1]
+        total, backlog = sum(written.values()), _backlog(last)
+        farthest, sustained = 1.0, math.inf
+        if total <= 0:
+            return farthest, sustained
         names = defaultdict(list)
         for name in last.ends:
             names[last.attempts[name]].append(name)
-        total, backlog = sum(written.values()), _backlog(last)
-        farthest, sustained = 1.0, math.inf
         for mine in names.values():
-            share = sum(written[name] for name in mine) / total if total > 0 else 0.0
+            share = sum(written[name] for name in mine) / total
             if share < _LEAST_SHARE:
                 continue
             behind = [sum(max(0.0, each.ends[name] - each.positions[name]) for name in mine) for each in self._samples]

@@ -14,7 +14,7 @@ import org.apache.flink.streaming.api.transformations.TwoInputTransformation;
 /**
  * Mends Beam's streaming operators where Beam 2.62 leaves no other way in: between the translation
  * of the pipeline and its execution. What is mended, and why, stands in {@link IdleAfterBundles},
- * {@link BundleSize} and {@link SideInputCoders}.
+ * {@link BundleSize}, {@link HarnessBuffer}, {@link StateGate} and {@link SideInputCoders}.
  */
 final class BeamOperators {
   static final String OTHER_VERSION = "another version of Beam or Flink than this is made for";

@@ -47,8 +47,8 @@ final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
     ProcessingTimeService time = parameters.getProcessingTimeService();
     DoFnOperator<?, ?> operator = (DoFnOperator<?, ?>) getOperator();
     BundleSize size = MeteredBundles.begin(operator);
-    // Timers fire between elements, so after the operator has opened.
     CloseableRegistry cancelables = parameters.getContainingTask().getCancelables();
+    // Timers fire between elements, so after the operator has opened.
     time.registerTimer(
         time.getCurrentProcessingTime(),
         timestamp -> {
