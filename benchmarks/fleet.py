@@ -3,7 +3,7 @@
 The API server, the Leases, the watch and the changes of FlinkDeployments are real; the jobs are simulated: no operator
 acts on them, and their figures are made here. Every job is due all the time, and one in twenty gets more than it can
 do, so that its workers change. A round is the longest time that any job waited between two looks at it, its first look
-counted from the start: it holds the taking and the renewing of all Leases and the changes.
+counted from the start: it holds the changes, too, and the Leases that are taken for them.
 
     python -m benchmarks.fleet [--quick] [--json FILE]
 """

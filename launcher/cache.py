@@ -15,11 +15,11 @@ from beam_k8s.launcher.kube import DEPLOYMENTS, Cut
 from beam_k8s.status import JobStatus, job_status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from beam_k8s.launcher.kube import Kube
+    from beam_k8s.launcher.kube import Kind, Kube
 
-__all__ = ["Entry", "JobCache", "JobIndex"]
+__all__ = ["Entry", "Follower", "JobCache", "JobIndex"]
 
 _REMEMBERED = 10_000
 """Deleted objects whose late events are still known as such."""
@@ -98,6 +98,43 @@ class JobIndex:
                 del self._gone[self._order.popleft()]
 
 
+class Follower:
+    """A thread that hears what happens to objects, through restarts of the server, until it is closed.
+
+    Args:
+        kube: where.
+        kind: of what kind.
+        namespace: empty: all.
+        labels: selector.
+        hear: gets what ``Kube.follow`` says, and ANEW: what went away until now is not told.
+    """
+
+    def __init__(
+        self, kube: Kube, kind: Kind, namespace: str, labels: str, hear: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        self._kube, self._kind, self._namespace, self._labels, self._hear = kube, kind, namespace, labels, hear
+        self._cut = Cut()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{kind} of {namespace or 'all'}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hear no more. Idempotent."""
+        self._stop.set()
+        self._cut.cut()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                for what, thing in self._kube.follow(self._kind, self._namespace, labels=self._labels, cut=self._cut):
+                    self._hear(what, thing)
+            except KubernetesError:  # who reads asks the server himself, and hears it from there
+                self._hear("LOST", {})
+                self._stop.wait(_AGAIN_SECONDS)
+                self._hear("ANEW", {})
+
+
 class JobCache:
     """The index of a namespace, filled by a thread of its own until it is closed. Safe to use from several threads.
 
@@ -108,20 +145,14 @@ class JobCache:
     """
 
     def __init__(self, kube: Kube, namespace: str, labels: str) -> None:
-        self._kube, self._namespace, self._labels = kube, namespace, labels
         self._index = JobIndex()
         self._lock = threading.Lock()
         self._synced = False
-        self._cut = Cut()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"jobs of {namespace or 'all'}", daemon=True)
-        self._thread.start()
+        self._follower = Follower(kube, DEPLOYMENTS, namespace, labels, self._hear)
 
     def close(self) -> None:
         """End the watch. Idempotent."""
-        self._stop.set()
-        self._cut.cut()
-        self._thread.join()
+        self._follower.close()
 
     def by_name(self, namespace: str, name: str) -> JobStatus | None:
         """See JobIndex; None too if what is known may be out of date."""
@@ -154,18 +185,11 @@ class JobCache:
         with self._lock:
             self._index.apply(what, deployment, time.monotonic())
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                for what, thing in self._kube.follow(DEPLOYMENTS, self._namespace, labels=self._labels, cut=self._cut):
-                    with self._lock:
-                        if what in {"OPEN", "LOST"}:
-                            self._synced = what == "OPEN"
-                        else:
-                            self._index.apply(what, thing, time.monotonic())
-            except KubernetesError:  # who reads asks the server himself, and hears it from there
-                with self._lock:
-                    self._synced = False
-                self._stop.wait(_AGAIN_SECONDS)
-                with self._lock:
-                    self._index = JobIndex()  # what went away meanwhile, the next list does not tell
+    def _hear(self, what: str, deployment: Mapping[str, Any]) -> None:
+        with self._lock:
+            if what in {"OPEN", "LOST"}:
+                self._synced = what == "OPEN"
+            elif what == "ANEW":
+                self._index = JobIndex()
+            else:
+                self._index.apply(what, deployment, time.monotonic())

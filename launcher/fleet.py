@@ -2,7 +2,7 @@
 autoscale``).
 
 The jobs are those whose FlinkDeployment says how it is to be scaled. One watch knows them all; each has its own tick,
-spread over the interval. A job whose launcher still waits for it is that launcher's: both want the same Lease.
+spread over the interval. A job whose launcher still waits for it is that launcher's, who holds its Lease.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class Fleet:
         self._leader = Lease(kube, kube.namespace, f"beam-k8s-autoscaler{of}", identity)
         self._connections = Connections()
         """One a Kafka cluster, not one a job."""
+        self._held = self._service.held_leases(namespace)
         self._leads = False
         self._loops: dict[str, _Loop] = {}
         """By uid."""
@@ -144,6 +145,7 @@ class Fleet:
             self._drop(pool, self._loops)
         self._leader.release()
         self._connections.close()
+        self._held.close()
         self._service.close()
 
     def _beat(self, pool: ThreadPoolExecutor) -> None:
@@ -184,7 +186,7 @@ class Fleet:
                 report(f"{job.name}: autoscaler leaves it alone: {error.message}")
             return None
         seen = FleetJob(self._kube, self._service, job)
-        workers = KubernetesWorkers(self._service, job.namespace, job.name, seen.flink, self._identity)
+        workers = KubernetesWorkers(self._service, job.namespace, job.name, seen.flink, self._identity, held=self._held)
         look = self._look(seen, workers, scaled.sources, job.slots, self._connections)
         people, act = TellPeople(job.name), scaled.mode == "on"
         autoscaler = Autoscaler(scaled.settings, look, workers, people, time.time, act=act)

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.model import Memory
-from beam_k8s.errors import KubernetesError
+from beam_k8s.errors import Conflict, KubernetesError
 from beam_k8s.launcher import flink_rest
+from beam_k8s.launcher.service import lease_name
 from beam_k8s.launcher.target import WorkerFigures
 from beam_k8s.names import AUTOSCALER_ANNOTATION
 
@@ -18,14 +19,20 @@ if TYPE_CHECKING:
 
     from beam_k8s.autoscaler.model import Rescale
     from beam_k8s.launcher.flink_rest import FlinkReads
-    from beam_k8s.launcher.leases import Lease
+    from beam_k8s.launcher.leases import HeldLeases, Lease
     from beam_k8s.launcher.service import KubernetesOperatorService
 
 __all__ = ["KubernetesWorkers"]
 
+_SCALES = "{} scales it"
+
 
 class KubernetesWorkers:
     """See Workers. What the autoscaler must remember is an annotation of the FlinkDeployment.
+
+    One Lease a job: whoever holds it scales the job. A launcher holds it as long as it waits for the job; one of many
+    jobs, which hears who holds which, takes that of a job when it changes it, and keeps others off for a while: a
+    thousand idle jobs cost the API server nothing.
 
     Args:
         service: the cluster.
@@ -33,6 +40,7 @@ class KubernetesWorkers:
         name: of the job.
         flink: Flink's answers about it; None while there are none.
         identity: of this process, by which others know that it scales the job.
+        held: who holds which Lease; None: this one holds the job's all the time.
     """
 
     def __init__(
@@ -42,9 +50,11 @@ class KubernetesWorkers:
         name: str,
         flink: Callable[[], FlinkReads | None],
         identity: str,
+        *,
+        held: HeldLeases | None = None,
     ) -> None:
         self._service, self._namespace, self._name, self._flink = service, namespace, name, flink
-        self._identity = identity
+        self._identity, self._held = identity, held
         self._lease: Lease | None = None
         self._at = math.nan
         self._used: dict[str, float] = {}
@@ -71,13 +81,20 @@ class KubernetesWorkers:
             ) from cause
 
     def hindrance(self) -> str:
-        """See Workers. One Lease a job: whoever holds it scales the job, here or in the cluster."""
-        status = self._service.get_status_of_job_by_name(self._namespace, self._name)
-        if status.frozen:
+        """See Workers."""
+        if self._service.get_status_of_job_by_name(self._namespace, self._name).frozen:
             return f"it is frozen; to go on: beam-k8s unfreeze {self._name} -n {self._namespace}"
+        if self._held is None:
+            return self._take()
+        holder = self._held.holder(self._namespace, lease_name(self._name))
+        return "" if holder in {"", self._identity} else _SCALES.format(holder)
+
+    def _take(self) -> str:
+        """Hold the Lease; empty, or who has it."""
         if self._lease is None:
+            status = self._service.get_status_of_job_by_name(self._namespace, self._name)
             self._lease = self._service.lease(status, self._identity)
-        return "" if self._lease.hold() else f"{self._lease.holder or 'somebody else'} scales it"
+        return "" if self._lease.hold() else _SCALES.format(self._lease.holder or "somebody else")
 
     def release(self) -> None:
         """See Workers."""
@@ -86,5 +103,7 @@ class KubernetesWorkers:
 
     def rescale(self, change: Rescale, memory: Memory) -> None:
         """See Workers."""
+        if others := self._take():
+            raise Conflict(f"{self._name} is left alone: {others}.")
         notes = {AUTOSCALER_ANNOTATION: json.dumps(memory.as_json())}
         self._service.rescale(self._namespace, self._name, change.current, change.target, notes)

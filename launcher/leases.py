@@ -1,9 +1,13 @@
-"""Leases (coordination.k8s.io), held and given up as client-go's leader election does it: whoever holds one acts."""
+"""Leases (coordination.k8s.io), held and given up as client-go's leader election does it: whoever holds one acts.
+
+Whether a holder has gone is judged by how long nothing was heard of it here: clocks of two machines are never compared.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import uuid
 from contextlib import suppress
@@ -11,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s.errors import Conflict, KubernetesError, NotFound
+from beam_k8s.launcher.cache import Follower
 from beam_k8s.launcher.kube import LEASES
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.kube import Kube
 
-__all__ = ["Lease", "new_identity"]
+__all__ = ["HeldLeases", "Lease", "new_identity"]
 
 LEASE_SECONDS = 60
 """After its holder's last sign a Lease is left alone for so long: four ticks of an autoscaler."""
@@ -29,11 +34,67 @@ def new_identity() -> str:
     return f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
 
 
+class _Sign:
+    """The last that was heard of a Lease's holder."""
+
+    def __init__(self) -> None:
+        self._spec: Mapping[str, Any] = {}
+        self._at = 0.0
+
+    def hear(self, lease: Mapping[str, Any], now: float) -> None:
+        """Take in what the Lease says now."""
+        spec = lease.get("spec") or {}
+        said, before = ((each.get("holderIdentity"), each.get("renewTime")) for each in (spec, self._spec))
+        if said != before:
+            self._at = now
+        self._spec = spec
+
+    def holder(self, now: float) -> str:
+        """Who has it; empty: nobody, or nobody who is still there."""
+        lasts = self._spec.get("leaseDurationSeconds") or 0
+        return (self._spec.get("holderIdentity") or "") if now < self._at + lasts else ""
+
+
+class HeldLeases:
+    """Who holds which Lease, heard by one watch until it is closed: to ask costs nothing. Safe to use from several
+    threads.
+
+    What happened a moment ago may not have been heard yet: who acts takes the Lease.
+
+    Args:
+        kube: where.
+        namespace: of the Leases; empty: all.
+        labels: selector of those that matter.
+    """
+
+    def __init__(self, kube: Kube, namespace: str, labels: str) -> None:
+        self._signs: dict[tuple[str, str], _Sign] = {}
+        self._lock = threading.Lock()
+        self._follower = Follower(kube, LEASES, namespace, labels, self._hear)
+
+    def holder(self, namespace: str, name: str) -> str:
+        """Who has a Lease; empty: nobody, or nobody who is still there."""
+        with self._lock:
+            sign = self._signs.get((namespace, name))
+            return sign.holder(time.monotonic()) if sign is not None else ""
+
+    def close(self) -> None:
+        """End the watch. Idempotent."""
+        self._follower.close()
+
+    def _hear(self, what: str, lease: Mapping[str, Any]) -> None:
+        if what not in {"ADDED", "MODIFIED", "DELETED"}:
+            return
+        key = lease["metadata"]["namespace"], lease["metadata"]["name"]
+        with self._lock:
+            if what == "DELETED":
+                self._signs.pop(key, None)
+            else:
+                self._signs.setdefault(key, _Sign()).hear(lease, time.monotonic())
+
+
 class Lease:
     """A Lease that this process wants. For one thread.
-
-    Whether its holder has gone is judged by how long nothing was heard of it here: clocks of two machines are never
-    compared.
 
     Args:
         kube: where.
@@ -41,7 +102,7 @@ class Lease:
         name: of the Lease.
         identity: of this process.
         seconds: see ``LEASE_SECONDS``.
-        owner: the object with whose end the Lease goes too: an ownerReference.
+        metadata: more of the Lease's own: labels, the object with whose end it goes too.
         clock: seconds that only grow.
     """
 
@@ -53,17 +114,15 @@ class Lease:
         identity: str,
         *,
         seconds: int = LEASE_SECONDS,
-        owner: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube, self._namespace, self._name, self._identity = kube, namespace, name, identity
-        self._seconds, self._owner, self._clock = seconds, owner, clock
+        self._seconds, self._metadata, self._clock = seconds, metadata or {}, clock
         self._version = ""
         """Of the object while it is held; empty: it is not."""
         self._renewed = 0.0
-        self._seen: object = None
-        """What the other holder said last, and when that was heard."""
-        self._seen_at = 0.0
+        self._sign = _Sign()
         self.holder = ""
         """Who has it, as of the last call."""
 
@@ -98,21 +157,17 @@ class Lease:
         """The object, if it can be had."""
         there = self._kube.get(LEASES, self._namespace, self._name)
         if there is None:
-            metadata: dict[str, Any] = {"name": self._name, "namespace": self._namespace}
-            if self._owner is not None:
-                metadata["ownerReferences"] = [self._owner]
+            metadata = {"name": self._name, "namespace": self._namespace, **self._metadata}
             body = {"apiVersion": f"{LEASES.group}/{LEASES.version}", "kind": "Lease", "metadata": metadata}
             with suppress(Conflict):
                 return self._kube.create(LEASES, self._namespace, body | {"spec": self._mine(0)})
             return None
-        spec = there.get("spec") or {}
-        holder = spec.get("holderIdentity") or ""
-        if self._seen != (sign := (holder, spec.get("renewTime"))):
-            self._seen, self._seen_at = sign, now
-        if holder not in {"", self._identity} and now < self._seen_at + (spec.get("leaseDurationSeconds") or 0):
+        self._sign.hear(there, now)
+        if (holder := self._sign.holder(now)) not in {"", self._identity}:
             self.holder = holder
             return None
-        changes = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
+        spec = there.get("spec") or {}
+        changes = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self._identity)
         with suppress(Conflict, NotFound):
             return self._write(there["metadata"]["resourceVersion"], self._mine(changes))
         return None

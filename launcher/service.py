@@ -34,7 +34,7 @@ from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, QUOTAS, SECRETS, Kind, owner_of
-from beam_k8s.launcher.leases import Lease
+from beam_k8s.launcher.leases import HeldLeases, Lease
 from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
 from beam_k8s.status import JobStatus, is_ours, job_status
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from beam_k8s.launcher.kube import Kube
 
-__all__ = ["NEEDED", "KubernetesOperatorService", "missing_verbs"]
+__all__ = ["NEEDED", "KubernetesOperatorService", "lease_name", "missing_verbs"]
 
 NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     # What, subresource, verbs: all that this package ever asks of the API server, but for reviews of its own rights.
@@ -58,8 +58,8 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     # A WebSocket to a port is a GET: older servers ask for that verb, newer ones for both.
     (PODS, "portforward", ("get", "create")),
     (EVENTS, "", ("list",)),
-    # Whoever scales a job holds its Lease.
-    (LEASES, "", ("get", "create", "patch")),
+    # Whoever scales a job holds its Lease; a fleet's autoscaler watches who does.
+    (LEASES, "", ("get", "list", "watch", "create", "patch")),
     (QUOTAS, "", ("list",)),
     (Kind("", "v1", "persistentvolumeclaims"), "", ("get",)),
     (Kind("", "v1", "serviceaccounts"), "", ("get",)),
@@ -90,6 +90,11 @@ def missing_verbs(kube: Kube, namespace: str, kinds: set[Kind] | None = None) ->
         for verb in verbs
         if (kinds is None or kind in kinds) and not kube.may(verb, kind, namespace, subresource=subresource)
     ]
+
+
+def lease_name(job: str) -> str:
+    """The Lease that whoever scales a job of this name holds."""
+    return f"{job}-autoscaler"
 
 
 class KubernetesOperatorService:
@@ -351,8 +356,15 @@ class KubernetesOperatorService:
             job: which.
             identity: of who wants it.
         """
-        owner = owner_of(job.name, job.uid)
-        return Lease(self._kube, job.namespace, f"{job.name}-autoscaler", identity, owner=owner)
+        metadata = {"labels": JOB_SELECTOR, "ownerReferences": [owner_of(job.name, job.uid)]}
+        return Lease(self._kube, job.namespace, lease_name(job.name), identity, metadata=metadata)
+
+    def held_leases(self, namespace: str) -> HeldLeases:
+        """Who holds the Leases (``lease_name``) of the jobs of a namespace, or with an empty one of all.
+
+        The caller closes it.
+        """
+        return HeldLeases(self._kube, namespace, _OURS)
 
     def notes(self, namespace: str, name: str) -> Mapping[str, str]:
         """Annotations of a job.

@@ -21,10 +21,11 @@ from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leases import Lease, new_identity
 from beam_k8s.launcher.scaled_job import ScaledJob
 from beam_k8s.launcher.service import KubernetesOperatorService
-from beam_k8s.names import SCALED_ANNOTATION
+from beam_k8s.names import NAME_LABEL, SCALED_ANNOTATION
 from benchmarks.fleet import Simulated
 from benchmarks.service import NAMESPACE, create, deployment
 from tests.cluster.api_server import ApiServer
+from tests.cluster.launch import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,10 +70,10 @@ def job(number: int, mode: str = "on") -> dict:
 
 
 @contextmanager
-def running(kube: Kube, look: type[Overloaded] = Overloaded) -> Iterator[threading.Event]:
+def running(kube: Kube, look: type[Overloaded] = Overloaded, selector: str = "") -> Iterator[threading.Event]:
     """A fleet's autoscaler; the event ends it."""
     stopped = threading.Event()
-    fleet = Fleet(kube, NAMESPACE, "", identity=new_identity(), look=look)
+    fleet = Fleet(kube, NAMESPACE, selector, identity=new_identity(), look=look)
     thread = threading.Thread(target=fleet.run, args=(stopped,))
     thread.start()
     try:
@@ -138,10 +139,61 @@ def test_an_api_server_that_is_killed_while_it_is_asked_for_workers_is_asked_onc
             server.start()
         looks.clear()
         await_that(lambda: len(looks) == jobs and min(looks.values()) > 2)  # and each is left as it is
+    assert_each_was_changed_once(kube, service)
+
+
+def assert_each_was_changed_once(kube: Kube, service: KubernetesOperatorService) -> None:
     for each in kube.find(DEPLOYMENTS, NAMESPACE)[0]:
         metadata = each["metadata"]
         assert (metadata["generation"], each["spec"]["taskManager"]["replicas"]) == (2, 4)
         assert KubernetesWorkers(service, NAMESPACE, metadata["name"], lambda: None, "me").load().target == 4
+
+
+def scale_all(kubeconfig: str) -> None:
+    """What a process of its own does."""
+    kube = Kube.connect(kubeconfig=kubeconfig, namespace=NAMESPACE)
+    Fleet(kube, NAMESPACE, "", identity=new_identity(), look=Overloaded).run(threading.Event())
+
+
+def test_a_process_that_is_killed_among_its_changes_leaves_none_half_made_and_the_next_makes_the_others(server, kube):
+    jobs = 30
+    for number in range(jobs):
+        create(kube, job(number))
+    service = KubernetesOperatorService(kube, cache=False)
+
+    def scaled() -> int:
+        return sum(status.workers > 1 for status in service.get_all_jobs(NAMESPACE))
+
+    program = f"from tests.integration.test_fleet import scale_all; scale_all({str(server.kubeconfig)!r})"
+    for at_least in (1, jobs // 2, jobs):
+        process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+        try:
+            await_that(lambda: scaled() >= at_least)  # noqa: B023 - called here
+        finally:
+            process.kill()
+            process.wait()
+        for lease in kube.find(LEASES, NAMESPACE)[0]:  # rather than wait until they are over
+            kube.delete(LEASES, NAMESPACE, lease["metadata"]["name"])
+    assert_each_was_changed_once(kube, service)
+
+
+def test_of_two_whose_selectors_choose_the_same_jobs_one_changes_each(kube):
+    jobs = [f"job-{number:05}" for number in range(30)]
+    service = KubernetesOperatorService(kube, cache=False)
+    for number, name in enumerate(jobs):
+        create(kube, job(number))
+        service.freeze(NAMESPACE, name, frozen=True)
+
+    def held() -> set[str]:
+        return {each["metadata"]["name"] for each in kube.find(LEASES, NAMESPACE)[0]}
+
+    with running(kube), running(kube, selector=f"{NAME_LABEL}=beam-job"):
+        await_that(lambda: len(held()) == 2)  # each leads those of its selector
+        for name in jobs:
+            service.freeze(NAMESPACE, name, frozen=False)
+        await_that(lambda: all(status.workers > 1 for status in service.get_all_jobs(NAMESPACE)))
+        assert {f"{name}-autoscaler" for name in jobs} < held()
+    assert_each_was_changed_once(kube, service)
 
 
 def test_a_lease_is_one_holders_until_nothing_is_heard_of_him_for_its_time(kube):
