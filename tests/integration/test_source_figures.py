@@ -8,13 +8,17 @@ import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_k8s import ReadFromKafka
+from beam_k8s.autoscaler.model import Memory, Rescale
 from beam_k8s.flink_conf import PROMETHEUS
 from beam_k8s.launcher import flink_rest, watch
+from tests.cluster.exact import PARTITIONS, ExactJob, SlowCount
 from tests.cluster.kafka import free_ports
 
 RECORDS = 20_000
 SIZE = 2001
 """Bytes of key and value of each."""
+IN_FLIGHT = 2000
+"""Records that may have been read and are not in the sink: between source and step, and of a checkpoint interval."""
 
 
 def slowly(record, stuck):
@@ -87,3 +91,42 @@ def test_a_source_tells_its_topic_its_partitions_and_what_is_left_to_read(broker
     finally:
         stuck.unlink(missing_ok=True)
         result.cancel()
+
+
+def test_the_backlog_is_neither_old_nor_doubled_through_rescales(broker, topic, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    source, sink = topic(PARTITIONS, label="source"), topic(2, label="sink")
+    records = [(b"key-%d" % (n % 40), b"%0200d" % n, {"partition": n % PARTITIONS}) for n in range(RECORDS)]
+    broker.produce(source, records)
+    flags = ["--k8s_task_slots=1", "--k8s_flink_conf=metrics.fetcher.update-interval=1000"]
+    job = ExactJob(broker, source, sink, tmp_path / "storage", *flags, step=SlowCount(work=0, wait=0.01))
+    looks: list[tuple[float, int | None, int]] = []
+
+    def looked(seconds):
+        """Look for so long, which is true: what is told, and what is left by the records that are in the sink."""
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            told = [each.backlog for each in flink_rest.sources(job.job.flink(), job.job.job_id)]
+            looks.append((now, told[0] if told else None, RECORDS - len(broker.read_topic(sink))))
+            time.sleep(0.2)
+        return True
+
+    try:
+        job.await_parallelism(1)
+        for before, after in ((1, 2), (2, 3), (3, 1)):
+            job.await_that(lambda: looked(1) and looks[-1][1] is not None)
+            job.job.workers().rescale(Rescale(before, after, ""), Memory())
+            job.await_that(lambda: looked(1) and widest(job) == after)  # noqa: B023 - called here
+            looked(10)
+    finally:
+        job.result.cancel()
+    for at, told, left in looks:
+        if told is not None:
+            most = min(each for when, _, each in looks if when <= at - 5 or each == RECORDS)
+            assert left - IN_FLIGHT <= told <= most, [(round(t - looks[0][0], 1), *rest) for t, *rest in looks]
+
+
+def widest(job):
+    """Parallelism of the widest vertex of those that run."""
+    found = flink_rest.vertices(job.job.flink(), job.job.job_id)
+    return max((vertex.parallelism for vertex in found if vertex.status == "RUNNING"), default=0)
