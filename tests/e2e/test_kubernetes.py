@@ -190,7 +190,7 @@ AUTOSCALED = [
 ]
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, kube_cluster, count):
     launch = exact.start(*AUTOSCALED)
     name, kube, namespace = exact.name, submitter.kube, submitter.tenant.name
@@ -210,11 +210,20 @@ def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, ku
         exact.await_that(lambda: len(uid("taskmanager")) == workers)
         submitter.await_status(name, lambda it: it.ready_workers == workers and it.flink_state == "RUNNING")
 
-    def three_that_are_too_many():
+    def three_that_are_too_many(and_then=lambda: None):
+        """The autoscaler takes two of them away; what happens as it does so makes it neither stop nor do more."""
+        said = "autoscaler scales from 3 to 1 workers: 3 workers are outside the limits of 1 to 1"
+        before, decisions = generation(), launch.output.count("autoscaler scales")
         scale(3)
-        outside = r"autoscaler scales from 3 to 1 workers: 3 workers are outside the limits of 1 to 1"
-        launch.await_output(outside, timeout=240)
+        exact.await_that(lambda: launch.output.count("autoscaler scales") > decisions, 240)
+        and_then()
         await_workers(1)
+        exact.await_progress()
+        assert launch.output.count("autoscaler scales") == launch.output.count(said) == decisions + 1
+        assert generation() == before + 2
+
+    def generation():
+        return kube.get(DEPLOYMENTS, namespace, name)["metadata"]["generation"]
 
     def kill(where, labels):
         pods, _ = kube.find(PODS, where, labels=labels)
@@ -230,8 +239,16 @@ def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, ku
         else:
             kube_cluster.restart("kube-apiserver")
 
+    def restart_broker():
+        exact.broker.kill()
+        exact.broker.start()
+
     steps = {
         "three workers, then one": three_that_are_too_many,
+        "the JobManager dies as workers go": lambda: three_that_are_too_many(
+            lambda: kill(namespace, f"app={name},component=jobmanager")
+        ),
+        "the broker dies as workers go": lambda: three_that_are_too_many(restart_broker),
         "a TaskManager dies": lambda: kill(namespace, f"app={name},component=taskmanager"),
         "the JobManager dies": lambda: kill(namespace, f"app={name},component=jobmanager"),
         "the operator dies": lambda: kill("flink-operator", ""),
