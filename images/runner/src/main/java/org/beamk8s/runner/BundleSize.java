@@ -9,9 +9,15 @@ package org.beamk8s.runner;
  * whatever it holds (a DoFn that writes in {@code finish_bundle}) is told from what each element
  * costs by two bundles of different size: smaller ones would not end sooner, so a bundle may take
  * four times as long as that.
+ *
+ * <p>What comes out of a bundle goes downstream before it ends. A downstream that is slow takes some
+ * at once now and then, so that a few bundles are quick, and the next one waits for seconds. So no
+ * bundle grows beyond what was done in such a time before, over the last seconds of work.
  */
 final class BundleSize {
   private static final double DIFFERENT = 1.5;
+  private static final double REMEMBERED = 5; // target times of work
+  private static final double MORE = 1.5;
 
   private final long most;
   private final long targetNanos;
@@ -21,6 +27,8 @@ final class BundleSize {
   private long lastNanos;
   private long otherHad; // of the last one of another size
   private long otherNanos;
+
+  private double perNano; // elements, as remembered
 
   /** {@code most} elements at most; bundles that take up to {@code targetNanos}. */
   BundleSize(long most, long targetNanos) {
@@ -42,6 +50,8 @@ final class BundleSize {
     if (had == 0 || !(full || held)) {
       return; // of timers only, or open for long because little came in
     }
+    double kept = Math.exp(-nanos / (REMEMBERED * targetNanos));
+    perNano = perNano * kept + (double) had / nanos * (1 - kept);
     if (Math.max(had, lastHad) >= DIFFERENT * Math.min(had, lastHad)) {
       otherHad = lastHad;
       otherNanos = lastNanos;
@@ -58,7 +68,12 @@ final class BundleSize {
     if (nanos > goal && held && comparable) {
       elements = Math.max(1, Math.min(Math.min(had, elements), (long) ((goal - always) / each)));
     } else if (full && (nanos <= goal / 2 || !comparable)) {
-      elements = Math.min(most, elements * 2);
+      elements = Math.min(most, Math.max(elements, Math.min(elements * 2, usual(goal))));
     }
+  }
+
+  /** A little more than is done in a time; at least two, as of one size nothing can be told. */
+  private long usual(double nanos) {
+    return Math.max(2, (long) (MORE * perNano * nanos));
   }
 }

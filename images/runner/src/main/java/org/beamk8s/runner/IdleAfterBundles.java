@@ -46,13 +46,13 @@ final class IdleAfterBundles<T> extends SimpleOperatorFactory<T> {
       StreamOperatorParameters<T> parameters) {
     ProcessingTimeService time = parameters.getProcessingTimeService();
     DoFnOperator<?, ?> operator = (DoFnOperator<?, ?>) getOperator();
-    BundleSize size = MeteredBundles.begin(operator);
+    long limit = MeteredBundles.begin(operator);
     CloseableRegistry cancelables = parameters.getContainingTask().getCancelables();
     // Timers fire between elements, so after the operator has opened.
     time.registerTimer(
         time.getCurrentProcessingTime(),
         timestamp -> {
-          MeteredBundles.attach(operator, size, time);
+          MeteredBundles.attach(operator, limit, time);
           StateGate gate = StateGate.attach(operator);
           if (gate != null) {
             cancelables.registerCloseable(gate);

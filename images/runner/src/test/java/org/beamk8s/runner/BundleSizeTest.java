@@ -79,18 +79,33 @@ public class BundleSizeTest {
       full(2 * MS, 1e6, 0);
     }
     assertTrue(full(2 * MS, 1e6, 0) <= 1.1 * TARGET);
-    warmUp(2 * MS, 1e3, 0);
-    assertEquals(MOST, size.elements());
+    assertTrue(nanosUntilLargest(2 * MS, 1e3) <= 2 * TARGET);
+  }
+
+  private long nanosUntilLargest(double always, double each) {
+    long nanos = 0;
+    while (size.elements() < MOST) {
+      nanos += full(always, each, 0);
+    }
+    return nanos;
+  }
+
+  @Test
+  public void whatASlowDownstreamTakesAtOnceMakesNoLargeBundles() {
+    for (int at = 0; at < 30; at++) {
+      for (int room = 100; room >= size.elements(); room -= (int) size.elements()) {
+        full(10 * MS, 0, 0); // there is room
+      }
+      long nanos = full(0, 100 * MS, 0); // there is none
+      assertTrue(at + ": " + nanos, nanos <= 5 * TARGET);
+    }
   }
 
   @Test
   public void aStallIsForgotten() {
     warmUp(2 * MS, 1e3, 0);
     size.finished(MOST, 30 * TARGET, 30 * TARGET);
-    for (int i = 0; i < 20; i++) {
-      full(2 * MS, 1e3, 0);
-    }
-    assertEquals(MOST, size.elements());
+    assertTrue(nanosUntilLargest(2 * MS, 1e3) <= 2 * TARGET);
   }
 
   @Test
