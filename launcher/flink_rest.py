@@ -18,7 +18,7 @@ from beam_k8s.silence import SourceLook, Spent
 from beam_k8s.states import TERMINAL, pipeline_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -261,11 +261,12 @@ def vertices(flink: FlinkReads, job_id: str) -> list[Vertex]:
 
 
 _PARTITION = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
-_BACKLOG = re.compile(r"(^|\.)pendingRecords$")
-_BACKLOG_BYTES = re.compile(r"(^|\.)pendingBytes$")
-_BACKLOG_SECONDS = re.compile(r"(^|\.)pendingSeconds$")
-_STALLED_SECONDS = re.compile(r"(^|\.)stalledSeconds$")
-_READ = re.compile(r"^Source__.*\.numRecordsIn$")
+_BACKLOG = re.compile(r"\.pendingRecords$")
+_BACKLOG_BYTES = re.compile(r"\.pendingBytes$")
+_BACKLOG_SECONDS = re.compile(r"\.pendingSeconds$")
+_STALLED_SECONDS = re.compile(r"\.stalledSeconds$")
+_STARTED_MS = re.compile(r"\.readerStartedMs$")
+_READ = re.compile(r"^\d+\.Source__.*\.numRecordsIn$")
 
 
 def sources(flink: FlinkReads, job_id: str) -> list[Source]:
@@ -273,26 +274,43 @@ def sources(flink: FlinkReads, job_id: str) -> list[Source]:
     job = flink.get(f"/jobs/{job_id}")
     heads = {node for node, inputs in _inputs(job).items() if not inputs}
     return [
-        _source(flink, job_id, vertex)
+        _source(flink, job, vertex)
         for vertex in job["vertices"]
         if vertex["id"] in heads and vertex["status"] != "FINISHED"
     ]
 
 
-def _source(flink: FlinkReads, job_id: str, vertex: dict[str, Any]) -> Source:
-    path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-    metrics = [each["id"] for each in flink.get(path)]
-    partitions = {match.groups() for name in metrics if (match := _PARTITION.search(name))}
+def _source(flink: FlinkReads, job: dict[str, Any], vertex: dict[str, Any]) -> Source:
+    gauges = _BACKLOG, _BACKLOG_BYTES, _BACKLOG_SECONDS, _STALLED_SECONDS
+    names, (backlog, size, seconds, stalled) = _of_all_subtasks(flink, job, vertex, gauges)
+    partitions = {match.groups() for name in names if (match := _PARTITION.search(name))}
     return Source(
         name=_source_name(vertex),
         topics=tuple(sorted({topic for topic, _ in partitions})),
         partitions=len(partitions),
         parallelism=vertex["parallelism"],
-        backlog=_over_subtasks("sum", flink, path, metrics, _BACKLOG),
-        backlog_bytes=_over_subtasks("sum", flink, path, metrics, _BACKLOG_BYTES),
-        backlog_seconds=_over_subtasks("max", flink, path, metrics, _BACKLOG_SECONDS),
-        stalled_seconds=_over_subtasks("max", flink, path, metrics, _STALLED_SECONDS),
+        backlog=sum(backlog) if backlog else None,
+        backlog_bytes=sum(size) if size else None,
+        backlog_seconds=max(seconds, default=None),
+        stalled_seconds=max(stalled, default=None),
     )
+
+
+def _of_all_subtasks(
+    flink: FlinkReads, job: dict[str, Any], vertex: dict[str, Any], kinds: Sequence[re.Pattern[str]]
+) -> tuple[list[str], list[list[int]]]:
+    """The names of a vertex's metrics, and for each kind the values of all subtasks; none if one of them has not told
+    it yet, or says by a negative value that it does not know, or what Flink has is of an attempt that has ended.
+    """
+    path = f"/jobs/{job['jid']}/vertices/{vertex['id']}/metrics"
+    names = [str(each["id"]) for each in flink.get(path)]
+    told = _values(flink, path, [name for name in names if any(kind.search(name) for kind in (*kinds, _STARTED_MS))])
+    young = job["now"] - vertex["start-time"] < _FETCHED_MS
+    started = [value for name, value in told.items() if _STARTED_MS.search(name)]
+    if young and any(value < vertex["start-time"] - _SKEW_MS for value in started):
+        return names, [[] for _ in kinds]
+    values = [[round(value) for name, value in told.items() if kind.search(name)] for kind in kinds]
+    return names, [each if len(each) >= vertex["parallelism"] and min(each) >= 0 else [] for each in values]
 
 
 def _inputs(job: dict[str, Any]) -> dict[str, set[str]]:
@@ -304,14 +322,10 @@ def _source_name(vertex: dict[str, Any]) -> str:
     return str(vertex["name"]).partition(" -> ")[0].removeprefix("Source: ")
 
 
-def _over_subtasks(how: str, flink: FlinkReads, path: str, metrics: list[str], kind: re.Pattern[str]) -> int | None:
-    """The ``sum`` or ``max`` over the subtasks of those of the metrics that are of a kind; None if none has a value."""
-    wanted = [name for name in metrics if kind.search(name)]
-    answer = flink.get(f"{path}?agg={how}&get={quote(','.join(wanted))}") if wanted else []
-    known = [value for each in answer if math.isfinite(value := float(each[how]))]
-    return round(sum(known) if how == "sum" else max(known)) if known else None
-
-
+_FETCHED_MS = 30_000
+"""After so long Flink has asked the subtasks for their metrics anew: three times its own interval."""
+_SKEW_MS = 1000
+"""How far clocks of two machines may be apart."""
 _GET_CHARACTERS = 3000
 """Names of metrics in one request; Netty takes a line of 4,096."""
 _STARTING = ("DEPLOYING", "INITIALIZING")
@@ -421,16 +435,15 @@ def source_looks(flink: FlinkReads, job_id: str) -> list[SourceLook]:
     for vertex in job["vertices"]:
         if inputs[vertex["id"]] or vertex["status"] != "RUNNING":
             continue
-        path = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-        metrics = [each["id"] for each in flink.get(path)]
-        backlog, read = (_over_subtasks("sum", flink, path, metrics, kind) for kind in (_BACKLOG, _READ))
+        _, (backlog, read) = _of_all_subtasks(flink, job, vertex, (_BACKLOG, _READ))
         downstream, fed = [], {vertex["id"]}
         for other in job["vertices"]:  # in topological order
             if inputs[other["id"]] & fed:
                 fed.add(other["id"])
                 downstream.append(_spent(other))
-        if backlog is not None:
-            found.append(SourceLook(_source_name(vertex), read, backlog, _spent(vertex), tuple(downstream)))
+        if backlog:
+            counts = sum(read) if read else None, sum(backlog)
+            found.append(SourceLook(_source_name(vertex), *counts, _spent(vertex), tuple(downstream)))
     return found
 
 

@@ -62,7 +62,8 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
   private final StalledPartitions stalled = new StalledPartitions();
   private final Map<String, TopicPartition> partitions = new HashMap<>();
   private final Set<TopicPartition> finished = new HashSet<>();
-  private boolean allAssigned;
+  private volatile boolean allAssigned;
+  private volatile int assigned;
   private long askedAt = Long.MIN_VALUE / 2;
   private boolean hadPartitions;
   private long readingTime = PartitionWatermarks.NONE;
@@ -83,6 +84,10 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     this.frame = new ReadFrame(spec.withMetadata());
     this.size = size;
     this.records = records.apply(log);
+    // Flink tells values of an attempt that has ended as if they were of the one that runs.
+    long startedAt = clock.absoluteTimeMillis();
+    context.metricGroup().gauge("readerStartedMs", () -> startedAt);
+    context.metricGroup().setPendingRecordsGauge(this::pendingRecords);
     context.metricGroup().setPendingBytesGauge(() -> known(PartitionBacklog::bytes).sum());
     context
         .metricGroup()
@@ -221,6 +226,14 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     return backlog;
   }
 
+  /** Of all partitions, those that were fetched but not emitted among them; -1 = not known yet. */
+  private long pendingRecords() {
+    boolean all = allAssigned && backlogs.size() >= assigned;
+    return all && known(PartitionBacklog::records).count() == backlogs.size()
+        ? known(PartitionBacklog::records).sum()
+        : PartitionBacklog.UNKNOWN;
+  }
+
   private LongStream known(ToLongFunction<PartitionBacklog> backlog) {
     return backlogs.values().stream().mapToLong(backlog).filter(each -> each >= 0);
   }
@@ -276,6 +289,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       stalled.behind(split.getTopicPartition(), clock.relativeTimeMillis());
       hadPartitions = true;
     }
+    assigned += splits.size();
     records.addSplits(splits);
     timer.wakeUp(); // the reader is no longer idle
   }

@@ -23,6 +23,8 @@ import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplitSerializ
 import org.apache.flink.core.io.SimpleVersionedSerializer;
 import org.apache.flink.util.clock.SystemClock;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.TopicPartition;
 
 /**
  * A Kafka source of frames: Flink's KafkaSource with a reader of our own around the connector's.
@@ -59,10 +61,19 @@ public final class KafkaFrameSource
         log -> recordReader(properties, context, log));
   }
 
-  /** Wired as {@code KafkaSource.createReader} does, so that its metrics are the usual ones. */
+  /**
+   * Wired as {@code KafkaSource.createReader} does, so that its metrics are the usual ones, but for
+   * {@code pendingRecords}: the connector's are those that the client has not fetched, and thousands
+   * that it has may wait for a slow step.
+   */
   private KafkaSourceReader<ConsumerRecord<byte[], byte[]>> recordReader(
       Properties properties, SourceReaderContext context, FetchLog log) {
-    KafkaSourceReaderMetrics metrics = new KafkaSourceReaderMetrics(context.metricGroup());
+    KafkaSourceReaderMetrics metrics =
+        new KafkaSourceReaderMetrics(context.metricGroup()) {
+          @Override
+          public void maybeAddRecordsLagMetric(
+              KafkaConsumer<?, ?> consumer, TopicPartition partition) {}
+        };
     FutureCompletingBlockingQueue<RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>>> queue =
         new FutureCompletingBlockingQueue<>();
     Configuration configuration = new Configuration();
