@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +18,7 @@ from beam_k8s.graph import KafkaSource
 from beam_k8s.launcher.fleet import Fleet
 from beam_k8s.launcher.kube import DEPLOYMENTS, LEASES, QUOTAS, Kind, Kube
 from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
-from beam_k8s.launcher.leases import Lease, new_identity
+from beam_k8s.launcher.leases import HeldLeases, Lease, new_identity
 from beam_k8s.launcher.scaled_job import ScaledJob
 from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.names import NAME_LABEL, SCALED_ANNOTATION
@@ -219,6 +219,18 @@ def test_a_lease_is_one_holders_until_nothing_is_heard_of_him_for_its_time(kube)
     assert mine.hold()
     kube.delete(LEASES, NAMESPACE, "lease")
     mine.release()
+
+
+def test_who_holds_a_lease_is_heard_and_that_nothing_is_heard_of_him_any_more(kube):
+    with closing(HeldLeases(kube, NAMESPACE, "")) as held:
+        Lease(kube, NAMESPACE, "brief", "me", seconds=2).hold()
+        await_that(lambda: held.holder(NAMESPACE, "brief") == "me")
+        await_that(lambda: held.holder(NAMESPACE, "brief") == "")
+        lasting = Lease(kube, NAMESPACE, "lasting", "me")
+        lasting.hold()
+        await_that(lambda: held.holder(NAMESPACE, "lasting") == "me")
+        lasting.release()
+        await_that(lambda: held.holder(NAMESPACE, "lasting") == "")
 
 
 def test_the_command_ends_when_it_is_told_to_and_gives_up_its_lease(kube):
