@@ -1,8 +1,9 @@
 """Seconds from ``python my_pipeline.py`` to RUNNING, warm: ours against Beam's FlinkRunner with an uber jar.
 
-Both submit the same pipeline to the same Flink session cluster, taking turns, and both start the same Python harness.
-RUNNING means that Flink reports every task of the job as RUNNING. The first round of each warms caches and the cluster
-and is not counted. Also measured, without a peer: ours with a cluster of its own (the default).
+Both submit the same pipeline to the same Flink session cluster, taking turns, and both start the same Python harness;
+ours is a fork of a process of the cluster that has imported Beam. RUNNING means that Flink reports every task of the
+job as RUNNING. The first round of each warms caches and the cluster and is not counted. Also measured, without a peer:
+ours with a cluster of its own (the default).
 
     python -m benchmarks.startup [--quick] [--json FILE]
 """

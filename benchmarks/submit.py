@@ -79,7 +79,7 @@ class Planned(FlinkK8s):
     def run_portable_pipeline(self, pipeline: Any, options: Any) -> Any:
         flags = _all_options(options)
         settings = resolve(flags, {}, {})
-        self.plan = _plan(_with_harness(pipeline, spec.HARNESS, {}), settings, options, flags, {})
+        self.plan = _plan(_with_harness(pipeline, spec.HARNESS), settings, options, flags, {})
 
 
 class Bench:

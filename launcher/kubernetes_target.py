@@ -133,9 +133,9 @@ class KubernetesTarget:
         """
         return build_deployment(self._settings, self._request(self._unbuilt(), {}, "{}"))
 
-    def harness_command(self) -> tuple[str, dict[str, str]]:
+    def harness_command(self) -> str:
         """See Target. The harness has the environment of its TaskManager's container."""
-        return HARNESS, {}
+        return HARNESS
 
     @property
     def staged(self) -> Path:

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -51,6 +52,9 @@ _SESSION = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoi
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _FREE_BYTES = 256 << 20
 """What a run may need at once for logs, shuffles and checkpoints before it even works."""
+_HARNESS_FILE = "harness"
+_WARM = '"$0" --warm=$$ </dev/null >/dev/null 2>&1 & exec "$@"'
+"""For a shell, which becomes the TaskManager: Beam is imported while that starts."""
 _OPTIONS_FILE = "job/options.json"
 _SESSION_FILE = "session.json"
 """In the run directory of a job in a session cluster: where it runs."""
@@ -282,9 +286,10 @@ class _Cluster:
         job_manager = [*_memory_flags("jobmanager", conf), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
         spec |= {
             "jobmanager": self._jvm(job_manager, main),
-            "taskmanager": self._jvm(
-                _memory_flags("taskmanager", conf), [_TASK_MANAGER, "-D", "taskmanager.resource-id=@NAME@"]
-            ),
+            "taskmanager": [
+                *("/bin/sh", "-c", _WARM, str(run_dir / _HARNESS_FILE)),
+                *self._jvm(_memory_flags("taskmanager", conf), [_TASK_MANAGER, "-D", "taskmanager.resource-id=@NAME@"]),
+            ],
             "workers": workers,
             "secret_files": [_OPTIONS_FILE, "conf/config.yaml"],
         }
@@ -449,6 +454,22 @@ def _memory_flags(role: str, conf: Mapping[str, str]) -> list[str]:
     return flags[1].split()
 
 
+def _write_harness(run_dir: Path, first: Sequence[Path] = ()) -> None:
+    """Write the command of a run's harnesses: this interpreter, with this process's import path behind ``first``."""
+    path = [*map(str, first), *(entry or str(Path.cwd()) for entry in sys.path)]
+    variables = {
+        "PYTHONPATH": os.pathsep.join(path),
+        "BEAM_K8S_LOG_DIR": str(run_dir / "logs"),
+        "SEMI_PERSISTENT_DIRECTORY": str(run_dir),
+    }
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    harness = run_dir / _HARNESS_FILE
+    harness.write_text(
+        f'#!/bin/sh\n{"".join(lines)}exec {shlex.quote(sys.executable)} -m beam_k8s.transforms.boot "$@"\n'
+    )
+    harness.chmod(0o755)
+
+
 _NO_JOB = {"checkpoints": "", "job_id": "", "registered": "", "remove_when_done": False}
 
 
@@ -476,6 +497,7 @@ class SessionCluster:
     ) -> None:
         for folder in ("logs", "tmp", "archive"):
             (run_dir / folder).mkdir(parents=True)
+        _write_harness(run_dir)
         settings = {"taskmanager.numberOfTaskSlots": str(slots), **(conf or {})}
         full = _cluster_conf(run_dir, f"file://{run_dir}/checkpoints", settings)
         self._cluster = _Cluster(run_dir, full, [_SESSION], workers=workers, jars=jars, **_NO_JOB)
@@ -528,14 +550,9 @@ class LocalTarget:
         """See Target. ``settings`` refuses it."""
         raise NotImplementedError
 
-    def harness_command(self) -> tuple[str, dict[str, str]]:
-        """See Target. The harness is this interpreter, with this process's import path."""
-        path = [entry or str(Path.cwd()) for entry in sys.path]
-        return str(self.run_dir / "harness"), {
-            "PYTHONPATH": os.pathsep.join([*(str(self.staged / name) for name in IMPORT_PATH), *path]),
-            "BEAM_K8S_LOG_DIR": str(self.run_dir / "logs"),
-            "SEMI_PERSISTENT_DIRECTORY": str(self.run_dir),
-        }
+    def harness_command(self) -> str:
+        """See Target."""
+        return str(self.run_dir / _HARNESS_FILE)
 
     @property
     def staged(self) -> Path:
@@ -584,9 +601,7 @@ class LocalTarget:
     def _fill(self, plan: SubmitPlan) -> None:
         write_job(plan, self.run_dir / "job")
         _write_private(self.run_dir / _OPTIONS_FILE, options_json(plan.harness_options))
-        harness = self.run_dir / "harness"
-        harness.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m beam_k8s.transforms.boot "$@"\n')
-        harness.chmod(0o755)
+        _write_harness(self.run_dir, [self.staged / name for name in IMPORT_PATH])
 
     def _start(self, plan: SubmitPlan) -> LocalJob:
         settings = plan.settings

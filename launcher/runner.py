@@ -99,7 +99,7 @@ class FlinkK8s(PipelineRunner):
             raise ConfigError.of_all(errors) if len(errors) > 1 else errors[0]
         options.view_as(StandardOptions).streaming = settings.streaming
         # Before the pipeline is optimized: fusion copies the environments into the stages.
-        pipeline = _with_harness(pipeline, *target.harness_command())
+        pipeline = _with_harness(pipeline, target.harness_command())
         if settings.dry_run != "none":
             print(target.dry_run(_plan(pipeline, settings, options, flags, partitions)))
             return _Planned()
@@ -162,7 +162,7 @@ def _plan(
     return make_plan(optimized, settings, flags, partitions)
 
 
-def _with_harness(pipeline: Any, command: str, variables: Mapping[str, str]) -> Any:
+def _with_harness(pipeline: Any, command: str) -> Any:
     """The pipeline with the command of its Python environments filled in; those of other languages stay as they are."""
     from apache_beam.portability import common_urns
     from apache_beam.portability.api import beam_runner_api_pb2
@@ -171,7 +171,7 @@ def _with_harness(pipeline: Any, command: str, variables: Mapping[str, str]) -> 
         if environment.urn == common_urns.environments.PROCESS.urn:
             payload = beam_runner_api_pb2.ProcessPayload.FromString(environment.payload)
             if payload.command == _HARNESS:
-                payload = beam_runner_api_pb2.ProcessPayload(command=command, env=variables)
+                payload = beam_runner_api_pb2.ProcessPayload(command=command)
                 environment.payload = payload.SerializeToString()
     return pipeline
 

@@ -128,8 +128,8 @@ class Target(Protocol):
     def preflight(self) -> list[BeamK8sError]:
         """All that would keep the job from running there, as far as it can be known without creating anything."""
 
-    def harness_command(self) -> tuple[str, dict[str, str]]:
-        """Command and environment variables with which a TaskManager there starts the Python harness."""
+    def harness_command(self) -> str:
+        """Command with which a TaskManager there starts the Python harness."""
 
     def dry_run(self, plan: SubmitPlan) -> str:
         """What submitting would do, in the form that was asked for."""

@@ -2,12 +2,14 @@
 
 The TaskManager runs it as the command of a PROCESS environment, with the address of the provision service, and throws
 its output away: so that goes to a file in ``BEAM_K8S_LOG_DIR``, or to the container's output, ``BEAM_K8S_LOG_OUTPUT``,
-together with what the user's code logs. One process from start to end: Beam is imported once.
+together with what the user's code logs. The harness is a fork of a process that has imported Beam already, where there
+can be one (``warm``).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import re
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from beam_k8s.names import WORKER_LINE
+from beam_k8s.transforms import warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,14 +71,18 @@ class _UsersOwn(logging.Filter):
         return record.levelno >= logging.WARNING or not record.name.startswith(("apache_beam", "kafka"))
 
 
-def _redirect_output() -> subprocess.Popen[bytes] | None:
-    """Let the output go where the environment says; return the process that it goes through, if there is one."""
+def _redirect_output(pid: int) -> subprocess.Popen[bytes] | None:
+    """Let the output go where the environment says; return the process that it goes through, if there is one.
+
+    Args:
+        pid: what people know this process by.
+    """
     marker = None
     if folder := os.environ.get(LOG_DIR):
-        file = os.open(Path(folder) / f"harness-{os.getpid()}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        file = os.open(Path(folder) / f"harness-{pid}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     elif output := os.environ.get(LOG_OUTPUT):
         source, file = os.pipe()
-        mark = f"s/^/{re.escape(WORKER_LINE.format(pid=os.getpid()))}/"
+        mark = f"s/^/{re.escape(WORKER_LINE.format(pid=pid))}/"
         with Path(output).open("ab", buffering=0) as shared:
             # A process of its own writes the last lines of one that is killed, too. It ends with its input.
             marker = subprocess.Popen(["stdbuf", "-oL", "sed", mark], stdin=source, stdout=shared, stderr=shared)
@@ -131,14 +138,34 @@ def sample_often() -> None:
     statesampler.StateSampler.__init__.__defaults__ = (_SAMPLING_MS,)
 
 
+def _load() -> None:
+    """Import what every harness needs."""
+    importlib.import_module("apache_beam.runners.worker.sdk_worker_main")
+    for name in ("backlog", "frames", "kafka", "windows"):
+        importlib.import_module(f"beam_k8s.transforms.{name}")
+
+
 def main() -> None:
+    """Be the harness, or the command that stands for it, or what it is forked from."""
+    owner = re.fullmatch(r"--warm=(\d+)", sys.argv[-1])
+    if owner is None:
+        if (code := warm.stand_in(sys.argv[1:])) is not None:
+            sys.exit(code)
+        marker = _redirect_output(os.getpid())
+    else:
+        order = warm.serve(int(owner[1]), _load)
+        marker = _redirect_output(order.pid)
+        order.when_left(lambda: _end(1, marker))
+    _work(marker)
+
+
+def _work(marker: subprocess.Popen[bytes] | None) -> NoReturn:
     """Ask the runner what to do (provision service), then be the harness until the runner hangs up."""
+    signal.signal(signal.SIGTERM, lambda *_: _end(128 + signal.SIGTERM, marker))
     parser = argparse.ArgumentParser()
     for name in ("id", "provision_endpoint", "semi_persist_dir"):
         parser.add_argument(f"--{name}", default="")
     arguments, _ = parser.parse_known_args()
-    marker = _redirect_output()
-    signal.signal(signal.SIGTERM, lambda *_: _end(128 + signal.SIGTERM, marker))
 
     import grpc
     from apache_beam.portability.api import (

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from kafka import KafkaAdminClient
 
@@ -183,6 +184,18 @@ def command(submitter: Submitter, *arguments: str) -> subprocess.CompletedProces
     )
 
 
+def forked(name: str) -> list[psutil.Process]:
+    """Python harnesses of a job's pods that came from their TaskManager's warm process; pods run on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if "--warm=1" in command and process.environ().get("HOSTNAME", "").startswith(f"{name}-"):
+                parent = process.parent()
+                found += [process] if parent is not None and parent.cmdline() == command else []
+    return found
+
+
 AUTOSCALED = [
     "--k8s_autoscaler_mode=on",
     "--max_num_workers=1",
@@ -254,6 +267,7 @@ def test_rescales_and_kills_lose_nothing_and_double_nothing(exact, submitter, ku
         "the operator dies": lambda: kill("flink-operator", ""),
         "the API server restarts": restart_api_server,
     }
+    assert "BEAM_K8S_TEST_CLUSTER" in os.environ or forked(name)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     for step in random.Random(seed).sample(sorted(steps), count):

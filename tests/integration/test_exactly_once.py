@@ -118,7 +118,7 @@ def change_leaders(job):
 
 
 def kill(job, victim, chance):
-    """End one of the job's TaskManagers, one of their Python harnesses, the JobManager, the broker that is the
+    """End one of the job's TaskManagers, one of the Python processes below them, the JobManager, the broker that is the
     controller, which is started again, or the other."""
     if victim in {"broker", "leader"}:
         # Of a partition whose only copy in sync dies nobody can be the leader, until it comes back.
@@ -133,7 +133,7 @@ def kill(job, victim, chance):
     role = "jobmanager" if victim == "jobmanager" else "taskmanagers"
     candidates = [psutil.Process(pid) for pid in job.job.control.ask(op="status")[role]]
     if victim == "harness":  # a TaskManager that has just started has none yet
-        candidates = [child for each in candidates for child in each.children()]
+        candidates = [child for each in candidates for child in each.children(recursive=True)]
     chosen = chance.choice(candidates)
     os.kill(chosen.pid, signal.SIGKILL)
     chosen.wait(30)

@@ -112,7 +112,7 @@ class Planned(FlinkK8s):
     def run_portable_pipeline(self, pipeline: Any, options: Any) -> Any:
         flags = options.get_all_options(drop_default=True)
         settings = resolve(flags, {}, {}, must_stream=False)
-        pipeline = _with_harness(pipeline, f"{spec.IMAGE_DIR}/harness", {})
+        pipeline = _with_harness(pipeline, f"{spec.IMAGE_DIR}/harness")
         self.plan = _plan(pipeline, settings, options, flags, {})
 
 

@@ -9,7 +9,7 @@ import pytest
 from beam_k8s.names import WORKER_LINE
 from beam_k8s.transforms.boot import LOG_DIR, LOG_OUTPUT
 
-SPEAK = "import os, signal, sys; from beam_k8s.transforms import boot; marker = boot._redirect_output(); "
+SPEAK = "import os, signal, sys; from beam_k8s.transforms import boot; marker = boot._redirect_output(os.getpid()); "
 
 
 def run(*arguments, env):
@@ -44,7 +44,7 @@ def test_a_worker_that_cannot_reach_its_runner_says_so_there():
 
 
 def test_a_worker_ends_on_sigterm_with_its_last_line():
-    speak = SPEAK.replace("marker = boot._redirect_output(); ", "") + (
+    speak = SPEAK.replace("marker = boot._redirect_output(os.getpid()); ", "") + (
         "boot.sys.argv = ['boot', '--provision_endpoint=127.0.0.1:1']; "
         "import grpc; grpc.insecure_channel = lambda *_: (print('last'), os.kill(os.getpid(), signal.SIGTERM)); "
         "boot.main()"
