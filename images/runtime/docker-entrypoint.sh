@@ -38,6 +38,10 @@ answer=$(java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$FLINK_HOME/bin/bash
 memory=$(echo "$answer" | sed -n 's/^BASH_JAVA_UTILS_EXEC_RESULT://p')
 user=$(echo "$answer" | sed -n "s/^Loading configuration property: env\.java\.opts\.\(all\|$key\), //p")
 
+if [ "$role" = taskmanager ]; then # Beam is imported while the JVM starts; this process becomes the JVM
+  python3 -m beam_k8s.transforms.boot --warm=$$ </dev/null >/dev/null 2>&1 &
+fi
+
 set -f # what follows are lists of words, not of files
 # shellcheck disable=SC2046,SC2086
 exec java $flags $(echo "$memory" | sed -n 1p) $user \
