@@ -199,7 +199,7 @@ def forked(name: str) -> list[psutil.Process]:
 AUTOSCALED = [
     "--k8s_autoscaler_mode=on",
     "--max_num_workers=1",
-    *(f"--k8s_autoscaler_conf={each}" for each in ("interval=5", "window=10", "settle=30")),
+    *(f"--k8s_autoscaler_conf={each}" for each in ("interval=5", "window=10", "settle=30", "provision_timeout=60")),
 ]
 
 
