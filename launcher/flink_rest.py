@@ -305,12 +305,13 @@ def _of_all_subtasks(
     path = f"/jobs/{job['jid']}/vertices/{vertex['id']}/metrics"
     names = [str(each["id"]) for each in flink.get(path)]
     told = _values(flink, path, [name for name in names if any(kind.search(name) for kind in (*kinds, _STARTED_MS))])
-    young = job["now"] - vertex["start-time"] < _FETCHED_MS
-    started = [value for name, value in told.items() if _STARTED_MS.search(name)]
-    if young and any(value < vertex["start-time"] - _SKEW_MS for value in started):
+    since = vertex["start-time"]
+    skew = _SKEWS_MS[job["now"] - since >= _YOUNG_MS]
+    if since < 0 or any(value < since - skew for name, value in told.items() if _STARTED_MS.search(name)):
         return names, [[] for _ in kinds]
+    running = vertex["parallelism"] - vertex["tasks"]["FINISHED"]
     values = [[round(value) for name, value in told.items() if kind.search(name)] for kind in kinds]
-    return names, [each if len(each) >= vertex["parallelism"] and min(each) >= 0 else [] for each in values]
+    return names, [each if each and len(each) >= running and min(each) >= 0 else [] for each in values]
 
 
 def _inputs(job: dict[str, Any]) -> dict[str, set[str]]:
@@ -322,10 +323,11 @@ def _source_name(vertex: dict[str, Any]) -> str:
     return str(vertex["name"]).partition(" -> ")[0].removeprefix("Source: ")
 
 
-_FETCHED_MS = 30_000
-"""After so long Flink has asked the subtasks for their metrics anew: three times its own interval."""
-_SKEW_MS = 1000
-"""How far clocks of two machines may be apart."""
+_YOUNG_MS = 30_000
+_SKEWS_MS = 1000, 60_000
+"""How much earlier than Flink says a reader may say that it has started, as two machines' clocks differ: while the
+vertex is young, and later. Flink asks subtasks for their metrics when it is asked, and answers with those of before.
+"""
 _GET_CHARACTERS = 3000
 """Names of metrics in one request; Netty takes a line of 4,096."""
 _STARTING = ("DEPLOYING", "INITIALIZING")

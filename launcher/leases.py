@@ -162,7 +162,7 @@ class Lease:
             with suppress(Conflict):
                 return self._kube.create(LEASES, self._namespace, body | {"spec": self._mine(0)})
             return None
-        self._sign.hear(there, now)
+        self._sign.hear(there, self._clock())  # the answer may have taken a while
         if (holder := self._sign.holder(now)) not in {"", self._identity}:
             self.holder = holder
             return None

@@ -476,7 +476,8 @@ _NO_JOB = {"checkpoints": "", "job_id": "", "registered": "", "remove_when_done"
 class SessionCluster:
     """A Flink session cluster on this machine; jobs given ``--flink_master=ADDRESS`` start in it in seconds.
 
-    A context manager; leaving it, or the end of this process, stops everything.
+    A context manager; leaving it, or the end of this process, stops everything. Its jobs' harnesses are forks of
+    processes that imported Beam and this package when it started.
 
     Args:
         run_dir: new or empty folder for logs and working files; the caller's to remove.

@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,10 @@ __all__ = ["Order", "serve", "stand_in"]
 
 _SEND_SECONDS = 5
 """Longest wait for what a command has to say."""
+_IMPORT_SECONDS = 60
+"""Longest wait for a fork: the warm process may still import."""
+_LEAVE_SECONDS = 10
+"""How long a fork may take to end by itself when its command is no more."""
 _OF_ONE = {"BEAM_K8S_LOG_DIR", "BEAM_K8S_LOG_OUTPUT", "SEMI_PERSISTENT_DIRECTORY", "PWD", "OLDPWD", "SHLVL", "_"}
 """Variables that may differ between harnesses of a TaskManager: nothing that is imported looks at them."""
 _LENGTH = struct.Struct("!I")
@@ -83,7 +88,9 @@ def stand_in(arguments: list[str]) -> int | None:
             order = {"arguments": arguments, "environ": dict(os.environ), "folder": str(Path.cwd()), "pid": os.getpid()}
             text = json.dumps(order).encode()
             connection.sendall(_LENGTH.pack(len(text)) + text)
+            connection.settimeout(_IMPORT_SECONDS)
             pid = _answer(connection)
+            connection.settimeout(None)
         except OSError:
             return None
         if not pid:
@@ -117,22 +124,35 @@ def serve(owner: int, load: Callable[[], None]) -> Order:
     gc.collect()
     gc.freeze()  # else collecting garbage would copy every page in each fork
     forks: dict[int, socket.socket] = {}
+    left: dict[int, float] = {}
+    """When forks are killed whose command is no more."""
     woken, waker = socket.socketpair()
     waker.setblocking(False)
     signal.set_wakeup_fd(waker.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        sources: list[Any] = [listener, ended, woken]
-        ready, _, _ = select.select(sources, [], [])
+        followed = [connection for pid, connection in forks.items() if pid not in left]
+        sources: list[Any] = [listener, ended, woken, *followed]
+        ready, _, _ = select.select(sources, [], [], 1.0 if left else None)
         if ended in ready:
             os._exit(0)
         if woken in ready:
             woken.recv(4096)
             _reap(forks)
+        now = time.monotonic()
+        left |= {pid: now + _LEAVE_SECONDS for pid, connection in forks.items() if connection in ready}
+        for pid in [pid for pid, until in left.items() if pid not in forks or until <= now]:
+            del left[pid]
+            if pid in forks:
+                os.kill(pid, signal.SIGKILL)
         order = _accept(listener, own) if listener in ready else None
         if order is None:
             continue
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no more processes or memory: the command tries by itself
+            _dismiss(order.connection, order.streams)
+            continue
         if not pid:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -156,6 +176,8 @@ def _become(order: Order) -> None:
     os.environ.update(order.environ)
     os.chdir(order.folder)
     sys.argv[1:] = order.arguments
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in its background without
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # Python's own generator does it by itself
 
@@ -171,7 +193,10 @@ def _reap(forks: dict[int, socket.socket]) -> None:
 
 def _accept(listener: socket.socket, own: Mapping[str, str]) -> Order | None:
     """What the next command wants; None if it goes without a fork."""
-    connection, _ = listener.accept()
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return None
     streams: list[int] = []
     try:
         connection.settimeout(_SEND_SECONDS)
@@ -182,13 +207,18 @@ def _accept(listener: socket.socket, own: Mapping[str, str]) -> Order | None:
             if len(streams) == 3 and _imported(said["environ"]) == _imported(own) and said["folder"] == str(Path.cwd()):
                 connection.settimeout(None)
                 return Order(**said, streams=streams, connection=connection)
-            _tell(connection, 0)
     except (OSError, ValueError, KeyError):
         pass
+    _dismiss(connection, streams)
+    return None
+
+
+def _dismiss(connection: socket.socket, streams: list[int]) -> None:
+    """Let a command go without a fork."""
     for stream in streams:
         os.close(stream)
-    connection.close()
-    return None
+    with connection:
+        _tell(connection, 0)
 
 
 def _imported(environ: Mapping[str, str]) -> dict[str, str]:

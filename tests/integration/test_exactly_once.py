@@ -3,7 +3,9 @@
 import os
 import random
 import signal
+import time
 from collections import Counter
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -136,7 +138,9 @@ def kill(job, victim, chance):
         candidates = [child for each in candidates for child in each.children(recursive=True)]
     chosen = chance.choice(candidates)
     os.kill(chosen.pid, signal.SIGKILL)
-    chosen.wait(30)
+    with suppress(psutil.NoSuchProcess):  # nobody waits for what a shell left to the JVM that it became
+        while chosen.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.05)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 package org.beamk8s.runner;
 
 /**
- * How many elements a bundle may have, so that the Python harness works on it for no longer than a
+ * How many elements, or bytes of them, a bundle may have, so that the Python harness works on it for no longer than a
  * given time, however long it takes for one.
  *
  * <p>An operator hands elements to the harness much faster than that works, and then waits for the

@@ -129,7 +129,7 @@ final class MeteredBundles<InputT, OutputT>
       return;
     }
     try {
-      COUNT.setLong(operator, limit); // at which the operator looks when this element is done
+      COUNT.setLong(operator, limit - 1); // the operator adds this element, and looks at its limit
     } catch (IllegalAccessException e) {
       throw new IllegalStateException(e);
     }

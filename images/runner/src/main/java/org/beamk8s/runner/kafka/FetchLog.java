@@ -21,6 +21,7 @@ public final class FetchLog {
   private final Consumer<Entry> onEmitted;
   private final AtomicBoolean question = new AtomicBoolean();
   private volatile Runnable onQuestion = () -> {};
+  private volatile Map<TopicPartition, Position> last = Map.of();
   private long lastEmitted;
   private long askedAt = Long.MIN_VALUE / 2;
 
@@ -39,8 +40,14 @@ public final class FetchLog {
    * a fetch of them.
    */
   public Entry fetched(Map<TopicPartition, Position> positions, boolean confirmed) {
+    last = positions;
     return new Entry(
         lastFetched.incrementAndGet(), clock.relativeTimeMillis(), positions, confirmed);
+  }
+
+  /** In any thread: the positions after the last batch, though it may not be emitted. */
+  Map<TopicPartition, Position> lastFetched() {
+    return last;
   }
 
   /** {@code onQuestion} makes the fetcher thread fetch at once, and is called in another one. */

@@ -228,10 +228,23 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
 
   /** Of all partitions, those that were fetched but not emitted among them; -1 = not known yet. */
   private long pendingRecords() {
-    boolean all = allAssigned && backlogs.size() >= assigned;
-    return all && known(PartitionBacklog::records).count() == backlogs.size()
-        ? known(PartitionBacklog::records).sum()
-        : PartitionBacklog.UNKNOWN;
+    Map<TopicPartition, Position> fetched = log.lastFetched(); // of what was not emitted yet
+    Set<TopicPartition> all = new HashSet<>(fetched.keySet());
+    all.addAll(backlogs.keySet());
+    long sum = 0;
+    for (TopicPartition partition : all) {
+      PartitionBacklog told = backlogs.get(partition);
+      Position position = fetched.get(partition);
+      long left = told == null ? PartitionBacklog.UNKNOWN : told.records();
+      if (left == PartitionBacklog.UNKNOWN && position != null) {
+        left = position.backlog(position.next);
+      }
+      if (left == PartitionBacklog.UNKNOWN) {
+        return left;
+      }
+      sum += left;
+    }
+    return allAssigned && all.size() >= assigned ? sum : PartitionBacklog.UNKNOWN;
   }
 
   private LongStream known(ToLongFunction<PartitionBacklog> backlog) {
@@ -370,7 +383,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       stalled.caughtUp(partition);
       watermarks.remove(partition);
       PartitionBacklog told = backlogs.get(partition);
-      if (told != null && told.records() != 0 && !frame.hasRecords(partition)) {
+      if ((told == null || told.records() != 0) && !frame.hasRecords(partition)) {
         frame.addBacklog(partition); // none is left: nobody tells of it any more
       }
     }
