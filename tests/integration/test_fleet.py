@@ -116,15 +116,23 @@ def test_each_job_is_scaled_once_by_whoever_may(kube, capfd):
     assert {each["spec"]["holderIdentity"] for each in leases} == {""}, "all are given up"
 
 
-def test_an_api_server_that_is_killed_while_it_is_asked_for_workers_is_asked_once_for_each_job(server, kube):
-    jobs = 30
-    for number in range(jobs):
+JOBS = 30
+
+
+def create_all(kube: Kube) -> KubernetesOperatorService:
+    """Make jobs that all need more workers; returns what tells of them."""
+    for number in range(JOBS):
         create(kube, job(number))
-    service = KubernetesOperatorService(kube, cache=False)
+    return KubernetesOperatorService(kube, cache=False)
 
-    def scaled() -> int:
-        return sum(status.workers > 1 for status in service.get_all_jobs(NAMESPACE))
 
+def scaled(service: KubernetesOperatorService) -> int:
+    """How many jobs have more workers."""
+    return sum(status.workers > 1 for status in service.get_all_jobs(NAMESPACE))
+
+
+def test_an_api_server_that_is_killed_while_it_is_asked_for_workers_is_asked_once_for_each_job(server, kube):
+    service = create_all(kube)
     looks: Counter[str] = Counter()
 
     class Counted(Overloaded):
@@ -133,12 +141,12 @@ def test_an_api_server_that_is_killed_while_it_is_asked_for_workers_is_asked_onc
             return super().observe()
 
     with running(kube, Counted):
-        for at_least in (1, jobs // 3, jobs):  # in the middle of the others' changes; at last with all made
-            await_that(lambda: scaled() >= at_least)  # noqa: B023 - called here
+        for at_least in (1, JOBS // 3, JOBS):  # in the middle of the others' changes; at last with all made
+            await_that(lambda: scaled(service) >= at_least)  # noqa: B023 - called here
             server.kill()
             server.start()
         looks.clear()
-        await_that(lambda: len(looks) == jobs and min(looks.values()) > 2)  # and each is left as it is
+        await_that(lambda: len(looks) == JOBS and min(looks.values()) > 2)  # and each is left as it is
     assert_each_was_changed_once(kube, service)
 
 
@@ -156,19 +164,12 @@ def scale_all(kubeconfig: str) -> None:
 
 
 def test_a_process_that_is_killed_among_its_changes_leaves_none_half_made_and_the_next_makes_the_others(server, kube):
-    jobs = 30
-    for number in range(jobs):
-        create(kube, job(number))
-    service = KubernetesOperatorService(kube, cache=False)
-
-    def scaled() -> int:
-        return sum(status.workers > 1 for status in service.get_all_jobs(NAMESPACE))
-
+    service = create_all(kube)
     program = f"from tests.integration.test_fleet import scale_all; scale_all({str(server.kubeconfig)!r})"
-    for at_least in (1, jobs // 2, jobs):
+    for at_least in (1, JOBS // 2, JOBS):
         process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
         try:
-            await_that(lambda: scaled() >= at_least)  # noqa: B023 - called here
+            await_that(lambda: scaled(service) >= at_least)  # noqa: B023 - called here
         finally:
             process.kill()
             process.wait()
@@ -178,10 +179,9 @@ def test_a_process_that_is_killed_among_its_changes_leaves_none_half_made_and_th
 
 
 def test_of_two_whose_selectors_choose_the_same_jobs_one_changes_each(kube):
-    jobs = [f"job-{number:05}" for number in range(30)]
-    service = KubernetesOperatorService(kube, cache=False)
-    for number, name in enumerate(jobs):
-        create(kube, job(number))
+    service = create_all(kube)
+    jobs = [f"job-{number:05}" for number in range(JOBS)]
+    for name in jobs:
         service.freeze(NAMESPACE, name, frozen=True)
 
     def held() -> set[str]:
@@ -191,7 +191,7 @@ def test_of_two_whose_selectors_choose_the_same_jobs_one_changes_each(kube):
         await_that(lambda: len(held()) == 2)  # each leads those of its selector
         for name in jobs:
             service.freeze(NAMESPACE, name, frozen=False)
-        await_that(lambda: all(status.workers > 1 for status in service.get_all_jobs(NAMESPACE)))
+        await_that(lambda: scaled(service) == JOBS)
         assert {f"{name}-autoscaler" for name in jobs} < held()
     assert_each_was_changed_once(kube, service)
 

@@ -1,8 +1,8 @@
 package org.beamk8s.runner;
 
 /**
- * How many elements, or bytes of them, a bundle may have, so that the Python harness works on it for no longer than a
- * given time, however long it takes for one.
+ * How many elements, or bytes of them, a bundle may have, so that the Python harness works on it for
+ * no longer than a given time, however long it takes for one.
  *
  * <p>An operator hands elements to the harness much faster than that works, and then waits for the
  * bundle's end: no checkpoint, no watermark and no timer passes it meanwhile. What a bundle costs
