@@ -124,7 +124,7 @@ def main() -> None:
                 for setting in [setting for setting in settings if setting.work in peer.works] * rounds:
                     total = RECORDS[setting.size]
                     # Ten seconds hold a checkpoint, which commits what is written exactly once.
-                    marks = Marks(*((4, 4, total, 12) if quick else (4, 10, total, 20)))
+                    marks = Marks(*((4, 4, total, 12) if quick else (4, 10, total, 60)))
                     try:
                         with sink(kafka) as target:
                             case = Case(

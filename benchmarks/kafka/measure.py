@@ -23,7 +23,9 @@ _POLL_SECONDS = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
 _WARM_SHARE = 0.1
 """A JVM is warm when its compilers use less than this of the CPU that the run uses. While they are at it they use most:
-a first job takes 30 s and more until its CPU a record is what it stays at."""
+a first job takes 30 s to a minute until its CPU a record is what it stays at."""
+_LOOK_SECONDS = 4
+"""Over which that is looked at: compilers pause for a second now and then."""
 
 
 class TooSlowError(Exception):
@@ -87,7 +89,7 @@ def measure(folder: Path, roots: Sequence[int], marks: Marks) -> Figures:
         time.sleep(_POLL_SECONDS)
     last = int(marks.total * 0.97)
     time.sleep(marks.warm_seconds)
-    _await_compilers(roots, marks.compile_seconds, folder, last // 2)
+    _await_compilers(roots, marks, folder, last)
     cpu, threads, begin, first = _cpu(roots), _threads(roots), time.monotonic(), count(folder)
     if first >= last:
         raise TooSlowError(f"{first} of {marks.total} records were read before it was warm")
@@ -113,16 +115,18 @@ def measure(folder: Path, roots: Sequence[int], marks: Marks) -> Figures:
     )
 
 
-def _await_compilers(roots: Sequence[int], seconds: float, folder: Path, records: int) -> None:
-    """Wait until the JVMs are warm, but no longer than so many seconds, and so that records remain to be measured."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and count(folder) < records:
-        before, used = _threads(roots), sum(_cpu(roots))
-        time.sleep(1)
+def _await_compilers(roots: Sequence[int], marks: Marks, folder: Path, last: int) -> None:
+    """Wait until the JVMs are warm, while time and the records that remain to be measured allow it."""
+    deadline = time.monotonic() + marks.compile_seconds
+    while time.monotonic() < deadline:
+        before, used, read = _threads(roots), sum(_cpu(roots)), count(folder)
+        time.sleep(_LOOK_SECONDS)
         spent = _threads(roots)
         spent.subtract(before)
         compilers = sum(ticks for name, ticks in spent.items() if "CompilerThre" in name) / _TICKS
-        if compilers < _WARM_SHARE * (sum(_cpu(roots)) - used):
+        now = count(folder)
+        needed = (now - read) / _LOOK_SECONDS * (marks.seconds + _LOOK_SECONDS)
+        if compilers < _WARM_SHARE * (sum(_cpu(roots)) - used) or last - now < needed:
             return
 
 
