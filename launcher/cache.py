@@ -1,6 +1,7 @@
 """All jobs of a namespace in memory, kept up to date by one watch: reading a status asks nobody.
 
-Only what a JobStatus says is kept, and the labels: 1,000 jobs take 2 MB, where their objects would take 20.
+Only what a JobStatus says is kept, the labels, and what a job's autoscaler remembers: 1,000 jobs take 2 MB, where their
+objects would take 20.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from beam_k8s.errors import KubernetesError
 from beam_k8s.launcher.kube import DEPLOYMENTS, Cut
+from beam_k8s.names import AUTOSCALER_ANNOTATION
 from beam_k8s.status import JobStatus, job_status
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ __all__ = ["Entry", "Follower", "JobCache", "JobIndex"]
 
 _REMEMBERED = 10_000
 """Deleted objects whose late events are still known as such."""
+_FIRST_SECONDS = 10.0
+"""For which a new cache's first list is waited for."""
 _AGAIN_SECONDS = 5.0
 """Pause before a watch that was refused is tried again."""
 
@@ -34,6 +38,8 @@ class Entry(NamedTuple):
     labels: Mapping[str, str]
     since: float
     """When this version of it came, in seconds of ``time.monotonic``."""
+    memory: str | None
+    """The annotation in which its autoscaler keeps what it must remember."""
 
 
 class JobIndex:
@@ -65,7 +71,8 @@ class JobIndex:
         if uid in self._gone or (kept is not None and int(kept.status.version) >= int(metadata["resourceVersion"])):
             return
         self._remove(key)
-        entry = self._jobs[key] = Entry(job_status(deployment), metadata.get("labels") or {}, now)
+        memory = (metadata.get("annotations") or {}).get(AUTOSCALER_ANNOTATION)
+        entry = self._jobs[key] = Entry(job_status(deployment), metadata.get("labels") or {}, now, memory)
         self._ids.setdefault(entry.status.job_id, set()).add(key)
 
     def by_name(self, namespace: str, name: str) -> Entry | None:
@@ -148,22 +155,22 @@ class JobCache:
         self._index = JobIndex()
         self._lock = threading.Lock()
         self._synced = False
+        self._heard = threading.Event()
+        """Whether the server has told which jobs there are, or that it does not."""
         self._follower = Follower(kube, DEPLOYMENTS, namespace, labels, self._hear)
 
     def close(self) -> None:
         """End the watch. Idempotent."""
         self._follower.close()
 
-    def by_name(self, namespace: str, name: str) -> JobStatus | None:
+    def by_name(self, namespace: str, name: str) -> Entry | None:
         """See JobIndex; None too if what is known may be out of date."""
         with self._lock:
-            entry = self._index.by_name(namespace, name) if self._synced else None
-        return entry and entry.status
+            return self._index.by_name(namespace, name) if self._synced else None
 
     def settled_version(self, namespace: str, name: str, seconds: float) -> str:
         """The version that a job's object has had for so long [s], as far as is known; empty: it is younger."""
-        with self._lock:
-            entry = self._index.by_name(namespace, name) if self._synced else None
+        entry = self.by_name(namespace, name)
         return entry.status.version if entry is not None and time.monotonic() - entry.since >= seconds else ""
 
     def by_id(self, namespace: str, job_id: str) -> JobStatus | None:
@@ -173,7 +180,11 @@ class JobCache:
         return entry and entry.status
 
     def all(self, namespace: str, labels: Mapping[str, str]) -> list[JobStatus] | None:
-        """All jobs that have these labels; None if what is known may be out of date."""
+        """All jobs that have these labels; None if what is known may be out of date.
+
+        A cache that is new is waited for: to ask the server beside it would take as long, and twice the work.
+        """
+        self._heard.wait(_FIRST_SECONDS)
         with self._lock:
             if not self._synced:
                 return None
@@ -189,6 +200,7 @@ class JobCache:
         with self._lock:
             if what in {"OPEN", "LOST"}:
                 self._synced = what == "OPEN"
+                self._heard.set()
             elif what == "ANEW":
                 self._index = JobIndex()
             else:

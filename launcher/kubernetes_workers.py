@@ -56,6 +56,7 @@ class KubernetesWorkers:
         self._service, self._namespace, self._name, self._flink = service, namespace, name, flink
         self._identity, self._held = identity, held
         self._lease: Lease | None = None
+        self._loaded = False
         self._at = math.nan
         self._used: dict[str, float] = {}
 
@@ -72,7 +73,10 @@ class KubernetesWorkers:
 
     def load(self) -> Memory:
         """See Workers."""
-        kept = self._service.notes(self._namespace, self._name).get(AUTOSCALER_ANNOTATION)
+        # At first, when a thousand jobs are asked for at once, the cache will do: what it says of their workers is as
+        # old. Later it is whether a change was made that is to be known.
+        kept = self._service.memory(self._namespace, self._name, cached=not self._loaded)
+        self._loaded = True
         try:
             return Memory() if kept is None else Memory.from_json(json.loads(kept))
         except (ValueError, KeyError, TypeError, AttributeError) as cause:

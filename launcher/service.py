@@ -35,13 +35,14 @@ from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, QUOTAS, SECRETS, Kind, owner_of
 from beam_k8s.launcher.leases import HeldLeases, Lease
-from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
+from beam_k8s.names import AUTOSCALER_ANNOTATION, FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
 from beam_k8s.status import JobStatus, is_ours, job_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from beam_k8s.launcher.cache import Entry
     from beam_k8s.launcher.kube import Kube
 
 __all__ = ["NEEDED", "KubernetesOperatorService", "lease_name", "missing_verbs"]
@@ -140,8 +141,8 @@ class KubernetesOperatorService:
         Raises:
             NotFound: there is none of that name.
         """
-        cache = self._cache(namespace)
-        return (cache and cache.by_name(namespace, name)) or job_status(self._get(namespace, name))
+        entry = self._entry(namespace, name)
+        return entry.status if entry is not None else job_status(self._get(namespace, name))
 
     def get_status_of_job_by_id(self, namespace: str, job_id: str) -> JobStatus:
         """The job of one submission.
@@ -366,13 +367,21 @@ class KubernetesOperatorService:
         """
         return HeldLeases(self._kube, namespace, _OURS)
 
-    def notes(self, namespace: str, name: str) -> Mapping[str, str]:
-        """Annotations of a job.
+    def memory(self, namespace: str, name: str, *, cached: bool = False) -> str | None:
+        """The annotation in which a job's autoscaler keeps what it must remember; None: it has none.
+
+        Args:
+            namespace: of the job.
+            name: of the job.
+            cached: it may be as old as what cached reads say of the job's workers.
 
         Raises:
             NotFound: there is no such job.
         """
-        return self._ours(namespace, name)["metadata"].get("annotations") or {}
+        if cached and (entry := self._entry(namespace, name)) is not None:
+            return entry.memory
+        annotations: Mapping[str, str] = self._ours(namespace, name)["metadata"].get("annotations") or {}
+        return annotations.get(AUTOSCALER_ANNOTATION)
 
     def savepoint(self, namespace: str, name: str) -> str:
         """Take a savepoint of a running job, which goes on; returns its URL.
@@ -465,6 +474,11 @@ class KubernetesOperatorService:
             if cache is None:
                 cache = self._caches[namespace] = JobCache(self._kube, namespace, _OURS)
             return cache
+
+    def _entry(self, namespace: str, name: str) -> Entry | None:
+        """What the cache knows of a job; None: nothing that is up to date."""
+        cache = self._cache(namespace)
+        return cache.by_name(namespace, name) if cache is not None else None
 
     def _settled_version(self, namespace: str, name: str) -> str:
         """The version of a job's object that is known to be quiet; empty: none is."""

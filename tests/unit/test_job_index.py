@@ -31,6 +31,7 @@ def histories(draw: st.DrawFn) -> tuple[list[tuple[str, dict[str, Any]]], dict[t
             "name": key[1],
             "uid": before["metadata"]["uid"] if before else f"uid{version}",
             "resourceVersion": str(version),
+            "annotations": draw(st.sampled_from([{}, {names.AUTOSCALER_ANNOTATION: f"memory {version}"}])),
             "labels": {**names.JOB_SELECTOR, names.JOB_ID_LABEL: draw(st.sampled_from(IDS))},
         }
         there[key] = {"metadata": metadata}
@@ -55,6 +56,7 @@ def test_the_newest_of_each_object_counts_in_any_order_and_however_often(history
         assert kept.keys() == wanted.keys()
         assert all(kept[key].status.version == wanted[key]["resourceVersion"] for key in wanted)
         assert all(kept[key].since == came[wanted[key]["resourceVersion"]] for key in wanted)
+        assert all(kept[key].memory == wanted[key]["annotations"].get(names.AUTOSCALER_ANNOTATION) for key in wanted)
         assert all(kept[key].labels == wanted[key]["labels"] for key in wanted)
         for job_id in IDS:
             having = [key for key, each in wanted.items() if each["labels"][names.JOB_ID_LABEL] == job_id]
