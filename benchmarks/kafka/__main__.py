@@ -135,7 +135,9 @@ def main() -> None:
                                 setting.work,
                                 target,
                             )
-                            runs[setting].setdefault(name, []).append(peer.run(case))
+                            found = peer.run(case)
+                        runs[setting].setdefault(name, []).append(found)
+                        print(name, setting, f"{found.rate:,.0f} records/s", flush=True)
                     except TooSlowError as why:
                         failed[f"{name} {setting}"] = str(why)
                         print("failed:", name, setting, why, flush=True)

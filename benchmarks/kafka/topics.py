@@ -90,6 +90,7 @@ def fill(kafka: KafkaBroker, size: int) -> str:
                 break
             except BufferError:
                 producer.poll(0.1)
+    producer.flush()
     # After all windows: one record a partition moves the watermark past their ends.
     for partition in range(PARTITIONS):
         producer.produce(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -181,16 +182,20 @@ def test_a_process_that_is_killed_among_its_changes_leaves_none_half_made_and_th
 def test_of_two_whose_selectors_choose_the_same_jobs_one_changes_each(kube):
     service = create_all(kube)
     jobs = [f"job-{number:05}" for number in range(JOBS)]
-    for name in jobs:
-        service.freeze(NAMESPACE, name, frozen=True)
+
+    def freeze(frozen: bool) -> None:
+        # At once: each waits until nobody has written to its object for seconds.
+        with ThreadPoolExecutor(JOBS) as pool:
+            list(pool.map(lambda name: service.freeze(NAMESPACE, name, frozen=frozen), jobs))
+
+    freeze(frozen=True)
 
     def held() -> set[str]:
         return {each["metadata"]["name"] for each in kube.find(LEASES, NAMESPACE)[0]}
 
     with running(kube), running(kube, selector=f"{NAME_LABEL}=beam-job"):
         await_that(lambda: len(held()) == 2)  # each leads those of its selector
-        for name in jobs:
-            service.freeze(NAMESPACE, name, frozen=False)
+        freeze(frozen=False)
         await_that(lambda: scaled(service) == JOBS)
         assert {f"{name}-autoscaler" for name in jobs} < held()
     assert_each_was_changed_once(kube, service)
