@@ -6,7 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR, SCALED_ANNOTATION, TENANT_LABEL
+from beam_k8s.names import (
+    AUTOSCALER_ANNOTATION,
+    FROZEN_ANNOTATION,
+    JOB_ID_LABEL,
+    JOB_SELECTOR,
+    SCALED_ANNOTATION,
+    TENANT_LABEL,
+)
 from beam_k8s.states import deployment_state
 
 if TYPE_CHECKING:
@@ -47,6 +54,8 @@ class JobStatus:
     """VCPUs of each TaskManager."""
     scaled: str
     """How an autoscaler is to scale it: the annotation's text; empty: none is to."""
+    memory: str | None
+    """What its autoscaler must remember: the annotation's text; None: there is none."""
     frozen: bool
     """No autoscaler may change it now."""
     image: str
@@ -103,6 +112,7 @@ def job_status(deployment: Mapping[str, Any]) -> JobStatus:
         slots=int(conf.get("taskmanager.numberOfTaskSlots", 1)),
         worker_cpu=float((workers.get("resource") or {}).get("cpu") or 1),
         scaled=notes.get(SCALED_ANNOTATION, ""),
+        memory=notes.get(AUTOSCALER_ANNOTATION),
         frozen=notes.get(FROZEN_ANNOTATION) == "true",
         image=spec.get("image") or "",
         tenant=labels.get(TENANT_LABEL, ""),

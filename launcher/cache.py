@@ -1,7 +1,6 @@
 """All jobs of a namespace in memory, kept up to date by one watch: reading a status asks nobody.
 
-Only what a JobStatus says is kept, the labels, and what a job's autoscaler remembers: 1,000 jobs take 2 MB, where their
-objects would take 20.
+Only what a JobStatus says is kept, and the labels: 1,000 jobs take 2 MB, where their objects would take 20.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from beam_k8s.errors import KubernetesError
 from beam_k8s.launcher.kube import DEPLOYMENTS, Cut
-from beam_k8s.names import AUTOSCALER_ANNOTATION
 from beam_k8s.status import JobStatus, job_status
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ class Entry(NamedTuple):
     labels: Mapping[str, str]
     since: float
     """When this version of it came, in seconds of ``time.monotonic``."""
-    memory: str | None
-    """The annotation in which its autoscaler keeps what it must remember."""
 
 
 class JobIndex:
@@ -71,8 +67,7 @@ class JobIndex:
         if uid in self._gone or (kept is not None and int(kept.status.version) >= int(metadata["resourceVersion"])):
             return
         self._remove(key)
-        memory = (metadata.get("annotations") or {}).get(AUTOSCALER_ANNOTATION)
-        entry = self._jobs[key] = Entry(job_status(deployment), metadata.get("labels") or {}, now, memory)
+        entry = self._jobs[key] = Entry(job_status(deployment), metadata.get("labels") or {}, now)
         self._ids.setdefault(entry.status.job_id, set()).add(key)
 
     def by_name(self, namespace: str, name: str) -> Entry | None:
@@ -163,14 +158,16 @@ class JobCache:
         """End the watch. Idempotent."""
         self._follower.close()
 
-    def by_name(self, namespace: str, name: str) -> Entry | None:
+    def by_name(self, namespace: str, name: str) -> JobStatus | None:
         """See JobIndex; None too if what is known may be out of date."""
         with self._lock:
-            return self._index.by_name(namespace, name) if self._synced else None
+            entry = self._index.by_name(namespace, name) if self._synced else None
+        return entry and entry.status
 
     def settled_version(self, namespace: str, name: str, seconds: float) -> str:
         """The version that a job's object has had for so long [s], as far as is known; empty: it is younger."""
-        entry = self.by_name(namespace, name)
+        with self._lock:
+            entry = self._index.by_name(namespace, name) if self._synced else None
         return entry.status.version if entry is not None and time.monotonic() - entry.since >= seconds else ""
 
     def by_id(self, namespace: str, job_id: str) -> JobStatus | None:

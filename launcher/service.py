@@ -35,14 +35,13 @@ from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
 from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, QUOTAS, SECRETS, Kind, owner_of
 from beam_k8s.launcher.leases import HeldLeases, Lease
-from beam_k8s.names import AUTOSCALER_ANNOTATION, FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
+from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
 from beam_k8s.status import JobStatus, is_ours, job_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from beam_k8s.launcher.cache import Entry
     from beam_k8s.launcher.kube import Kube
 
 __all__ = ["NEEDED", "KubernetesOperatorService", "lease_name", "missing_verbs"]
@@ -141,8 +140,7 @@ class KubernetesOperatorService:
         Raises:
             NotFound: there is none of that name.
         """
-        entry = self._entry(namespace, name)
-        return entry.status if entry is not None else job_status(self._get(namespace, name))
+        return self._known(namespace, name) or job_status(self._get(namespace, name))
 
     def get_status_of_job_by_id(self, namespace: str, job_id: str) -> JobStatus:
         """The job of one submission.
@@ -368,7 +366,7 @@ class KubernetesOperatorService:
         return HeldLeases(self._kube, namespace, _OURS)
 
     def memory(self, namespace: str, name: str, *, cached: bool = False) -> str | None:
-        """The annotation in which a job's autoscaler keeps what it must remember; None: it has none.
+        """See ``JobStatus.memory``.
 
         Args:
             namespace: of the job.
@@ -378,10 +376,8 @@ class KubernetesOperatorService:
         Raises:
             NotFound: there is no such job.
         """
-        if cached and (entry := self._entry(namespace, name)) is not None:
-            return entry.memory
-        annotations: Mapping[str, str] = self._ours(namespace, name)["metadata"].get("annotations") or {}
-        return annotations.get(AUTOSCALER_ANNOTATION)
+        known = self._known(namespace, name) if cached else None
+        return (known or job_status(self._ours(namespace, name))).memory
 
     def savepoint(self, namespace: str, name: str) -> str:
         """Take a savepoint of a running job, which goes on; returns its URL.
@@ -475,10 +471,10 @@ class KubernetesOperatorService:
                 cache = self._caches[namespace] = JobCache(self._kube, namespace, _OURS)
             return cache
 
-    def _entry(self, namespace: str, name: str) -> Entry | None:
-        """What the cache knows of a job; None: nothing that is up to date."""
+    def _known(self, namespace: str, name: str) -> JobStatus | None:
+        """What the cache says of a job; None: nothing that is up to date."""
         cache = self._cache(namespace)
-        return cache.by_name(namespace, name) if cache is not None else None
+        return None if cache is None else cache.by_name(namespace, name)
 
     def _settled_version(self, namespace: str, name: str) -> str:
         """The version of a job's object that is known to be quiet; empty: none is."""

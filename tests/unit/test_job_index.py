@@ -56,7 +56,8 @@ def test_the_newest_of_each_object_counts_in_any_order_and_however_often(history
         assert kept.keys() == wanted.keys()
         assert all(kept[key].status.version == wanted[key]["resourceVersion"] for key in wanted)
         assert all(kept[key].since == came[wanted[key]["resourceVersion"]] for key in wanted)
-        assert all(kept[key].memory == wanted[key]["annotations"].get(names.AUTOSCALER_ANNOTATION) for key in wanted)
+        notes = {key: each["annotations"].get(names.AUTOSCALER_ANNOTATION) for key, each in wanted.items()}
+        assert all(kept[key].status.memory == notes[key] for key in wanted)
         assert all(kept[key].labels == wanted[key]["labels"] for key in wanted)
         for job_id in IDS:
             having = [key for key, each in wanted.items() if each["labels"][names.JOB_ID_LABEL] == job_id]
