@@ -14,13 +14,13 @@ from tests.cluster.kafka import KafkaBroker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CACHE", "PARTITIONS", "PER_SECOND", "RECORDS", "broker", "fill", "sink", "topic"]
+__all__ = ["CACHE", "PARTITIONS", "RECORDS", "broker", "fill", "sink", "topic"]
 
 CACHE = Path(__file__).parents[2] / ".cache" / "benchmark-kafka"
 PARTITIONS = 4
 RECORDS = {100: 12_000_000, 1000: 2_500_000, 10_000: 400_000}
-"""Bytes of a record -> records of the topic: enough for the JVM's compilers to be done before half of them is read."""
-PER_SECOND = 20_000
+"""Bytes of a record -> records of the topic; of the smallest enough for the JVM's compilers to be done long before."""
+_PER_SECOND = 20_000
 """Records of a second of event time, evenly."""
 _START_MS = 1_700_000_000_000
 
@@ -82,7 +82,7 @@ def fill(kafka: KafkaBroker, size: int) -> str:
         arguments = {
             "key": b"%d" % number,
             "partition": number % PARTITIONS,
-            "timestamp": _START_MS + number * 1000 // PER_SECOND,
+            "timestamp": _START_MS + number * 1000 // _PER_SECOND,
         }
         while True:
             try:
@@ -98,7 +98,7 @@ def fill(kafka: KafkaBroker, size: int) -> str:
             record(total + partition, size),
             key=b"end",
             partition=partition,
-            timestamp=_START_MS + (total // PER_SECOND + 100) * 1000,
+            timestamp=_START_MS + (total // _PER_SECOND + 100) * 1000,
         )
     producer.flush()
     return name
