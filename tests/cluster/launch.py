@@ -91,19 +91,23 @@ class Launch:
         """Run directories that are there."""
         return sorted((self.home / "state" / "beam_k8s" / "runs").glob("*"))
 
-    def processes(self) -> list[psutil.Process]:
-        """All processes that work for its runs: Flink, harnesses, supervisor."""
+    def processes(self, role: str = "") -> list[psutil.Process]:
+        """All processes that work for its runs, or those whose command line has the role.
+
+        Args:
+            role: TaskManagerRunner, ClusterEntryPoint, transforms.boot or supervisor.
+        """
         found = []
         for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                words = [*process.cmdline(), *process.environ().values(), process.cwd()]
-                if process.pid != os.getpid() and any(str(self.home) in word for word in words):
+            with suppress(psutil.Error, OSError):  # it may end meanwhile
+                command = process.cmdline()
+                words = [*command, *process.environ().values(), process.cwd()]
+                ours = process.pid not in {os.getpid(), self.process.pid} and any(
+                    str(self.home) in each for each in words
+                )
+                if ours and any(role in each for each in command):
                     found.append(process)
-        return [process for process in found if process.pid != self.process.pid]
-
-    def of_role(self, word: str) -> list[psutil.Process]:
-        """Those whose command line has the word: TaskManagerRunner, ClusterEntryPoint, transforms.boot, supervisor."""
-        return [process for process in self.processes() if any(word in part for part in process.cmdline())]
+        return found
 
     def kill_all(self) -> None:
         """End everything, for a test's last line."""

@@ -141,6 +141,8 @@ def test_a_users_memory_settings_reach_the_jvm(tmp_path, monkeypatch):
     pipeline | PeriodicImpulse(fire_interval=1) | beam.Map(lambda x: x)
     result = pipeline.run()
     try:
+        while result.state != "RUNNING":
+            assert result.wait_until_finish(duration=200) is None
         (worker,) = result.job.control.ask(op="status")["taskmanagers"]
         heap = next(flag for flag in psutil.Process(worker).cmdline() if flag.startswith("-Xmx"))
     finally:

@@ -65,7 +65,8 @@ def scene(broker, second, topic, tmp_path, monkeypatch):
         producer.stop()
         for job in jobs:
             job.result.cancel()
-        assert not any(str(tmp_path) in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+        left = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
+        assert not any(str(tmp_path) in word for command in left for word in command)
 
 
 def finish(job, producer):

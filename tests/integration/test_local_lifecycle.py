@@ -128,7 +128,7 @@ def test_ctrl_c_detaches_and_cancel_stops_the_job_and_all_its_processes(launch):
     assert "Stop it with: beam-k8s cancel forever" in run.output
     processes = run.processes()
     assert {"supervisor", "TaskManagerRunner", "transforms.boot"} <= {
-        word for word in ("supervisor", "TaskManagerRunner", "transforms.boot") if run.of_role(word)
+        word for word in ("supervisor", "TaskManagerRunner", "transforms.boot") if run.processes(word)
     }
 
     assert (run.run_dirs[0] / "job" / "options.json").exists()
@@ -183,14 +183,14 @@ def test_nothing_outlives_a_launcher_or_supervisor_that_was_killed(launch, victi
     run = launch(FOREVER, "--job_name=crash")
     if victim == "launcher that just starts":
         run.await_output("crash starts")
-        while not (processes := run.of_role("supervisor")):
+        while not (processes := run.processes("supervisor")):
             assert run.process.poll() is None
     else:
         run.await_output("crash is RUNNING")
         run.await_output(r"\[worker \d+\] tick")
         processes = run.processes()
     if victim == "supervisor":
-        run.of_role("supervisor")[0].kill()
+        run.processes("supervisor")[0].kill()
     else:
         run.process.kill()
     await_gone(processes)
@@ -222,7 +222,7 @@ def test_the_workers_have_the_users_packages_and_his_environment_has_not(launch,
 def test_a_batch_job_survives_a_worker_that_was_killed(launch):
     run = launch(SLOW_BATCH, "--job_name=slow-batch")
     run.await_output(r"\[worker \d+\] at \d")
-    (worker,) = run.of_role("TaskManagerRunner")
+    (worker,) = run.processes("TaskManagerRunner")
     worker.kill()
     assert run.wait() == 0, run.output
     assert "slow-batch restarts after a failure" in run.output
@@ -248,5 +248,5 @@ def test_workers_come_and_go_by_scale(launch):
         leaving[1].suspend()  # a TaskManager that hangs: it never follows SIGTERM
         assert control.ask(op="scale", workers=1)["taskmanagers"] == [oldest.pid]
         await_gone(leaving)
-    assert run.of_role("TaskManagerRunner") == [oldest]
+    assert run.processes("TaskManagerRunner") == [oldest]
     assert "Traceback" not in run.output
