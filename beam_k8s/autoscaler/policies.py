@@ -53,7 +53,7 @@ def threshold(seen: Evaluation, _: Memory, settings: AutoscalerSettings) -> Wish
 def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> Wish:
     """As few workers as keep the backlog time below its goal, knowing what a rescale costs.
 
-    Up when staying would miss the goal for longer than a rescale takes: to the fewest workers that do the input to be
+    Up when staying would miss the goal for longer than two rescales take: to the fewest workers that do the input to be
     expected and work the backlog off in ``recover``. Down when even the highest input of some time (``calm`` pauses)
     needs fewer, or when those beyond its need add next to nothing. Capacity is what workers have shown, pauses are what
     they were; the backlog is as if all subtasks were as far behind as the one that is farthest.
@@ -62,6 +62,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     rates = [rate for _, rate in seen.inputs[-2:]] or [seen.input_rate]
     rate = sum(rates) / len(rates)
     lead = settings.settle + settings.window / 2 + pause
+    patience = 2 * pause + lead
     expected = rate + lead * _trend(seen.inputs, lead)
     behind = seen.backlog * seen.farthest
     known = memory.capacity or {now: max(seen.throughput, 1.0)}
@@ -78,7 +79,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
 
     goal = settings.backlog_slo * max(expected, can / 10)
     if expected < can:
-        misses = max(0.0, behind - goal) / (can - expected) > pause + lead / 2
+        misses = max(0.0, behind - goal) / (can - expected) > patience
     else:
         misses = behind + (expected - can) * _FORESIGHT > goal
     if misses:
@@ -100,7 +101,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     peak = max([expected, *((a + b) / 2 for a, b in pairwise(recent))])
     late = max(0.0, pause + _REPLAY - settings.backlog_slo)  # after the change; else there would be another at once
     does = abilities()
-    bare = _fewest(does, peak * max(_BARE, 1 + late / (pause + lead / 2)))
+    bare = _fewest(does, peak * max(_BARE, 1 + late / patience))
     target = min(now, _rewarding(does, bare, min(now, _fewest(does, needed(peak)))))
     if target > _WORTH * now:
         return Wish(now, state)
