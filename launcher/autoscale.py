@@ -96,6 +96,7 @@ class JobFigures:
             cpu=workers.cpu,
             useful=-(-max(counts) // self._slots) or None,
             quota=None if workers.room is None else workers.wanted + workers.room,
+            slots=self._slots,
         )
 
     def _name(self, partition: _Partition) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.model import Futile, Rise
-from beam_k8s.autoscaler.policies import evenness
+from beam_k8s.autoscaler.policies import evenness, waits
 
 if TYPE_CHECKING:
     from beam_k8s.autoscaler.model import Evaluation, Memory, Observation, Rescale
@@ -30,24 +30,28 @@ _GAIN = 0.1
 (``job.autoscaler.scaling.effectiveness.threshold``)."""
 
 
+_HALF = 0.5
+"""That of workers that wait for something: what they share gives more of them a bit more at times."""
+
+
 def learn_capacity(memory: Memory, seen: Evaluation, settings: AutoscalerSettings) -> Memory:
     """What workers could do under an even load, by what they do and their CPU.
 
     Workers that wait for something else (low CPU under a backlog that their partitions do not explain) show nothing,
-    nor do any while one stands still under a backlog.
+    nor do any while one stands still under a backlog, nor full CPU without a backlog: a JVM that compiles, say.
     """
     n, used = seen.ready, min(1.0, (seen.cpu - _IDLE) / (settings.full_cpu - _IDLE))
     known = memory.capacity.get(n)
-    if min(seen.throughput, seen.sustained, used) <= 0:
+    if min(seen.throughput, seen.sustained, used) <= 0 or waits(seen, settings):
         return memory
-    if seen.least_backlog_time > _SATURATED and used < 0.5 * evenness(n, seen.shares):
+    if used > _FULL and seen.least_backlog_time <= _SATURATED:
         return memory
     tells = used > _TELLING and seen.best < _STEADY * seen.throughput
     if known is None and not tells and memory.capacity:
         return memory
     # Where load is uneven, CPU tells what it would be if it were not; but the slowest worker sets the pace.
     guess = max(seen.best, seen.throughput / (1.0 if used > _FULL else used))
-    guess = min(guess, seen.sustained / evenness(n, seen.shares))
+    guess = min(guess, seen.sustained / evenness(n * seen.slots, seen.shares))
     if known is None:
         shown = guess
     elif tells:
@@ -86,12 +90,17 @@ def learn_gain(memory: Memory, seen: Evaluation, settings: AutoscalerSettings) -
 
     They are judged once they have all worked through two windows under a backlog. Without one they have helped.
     """
-    rise = memory.rise
+    rise, waiting = memory.rise, waits(seen, settings)
+    if memory.futile is not None and memory.futile.waited and not waiting:
+        memory = replace(memory, futile=None)
     if rise is None or seen.at <= memory.rescaled_at or seen.ready != memory.target:
         return memory
     promised = rise.rate * (memory.target / rise.workers - 1)
-    if seen.least_backlog_time <= _SATURATED or seen.best >= rise.rate + _GAIN * promised:
+    helped = seen.best >= rise.rate + (_HALF if waiting else _GAIN) * promised
+    if helped and waiting:  # each for itself: what they do is what they can do, whatever their CPU
+        return replace(memory, rise=None, futile=None, capacity={rise.workers: rise.rate, seen.ready: seen.best})
+    if helped or seen.least_backlog_time <= _SATURATED:
         return replace(memory, rise=None, futile=None)
     if seen.at < memory.rescaled_at + settings.settle + 2 * settings.window + (memory.pause or 0.0):
         return memory
-    return replace(memory, rise=None, futile=Futile(rise.workers, seen.at + settings.remember))
+    return replace(memory, rise=None, futile=Futile(rise.workers, seen.at + settings.remember, waiting))

@@ -85,6 +85,8 @@ class Observation:
     """Workers that the partitions can keep busy; None: not known, no limit."""
     quota: int | None = None
     """Workers that there is room for; None: no limit."""
+    slots: int = 1
+    """Of one worker: so many subtasks it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Evaluation:
     inputs: tuple[tuple[float, float], ...] = ()
     """When the input had which rate since the time before, oldest first, an hour back; from the broker alone, so
     through restarts."""
+    slots: int = 1
+    """Subtasks of one worker."""
 
     @property
     def input_rate(self) -> float:
@@ -161,6 +165,8 @@ class Futile(NamedTuple):
     workers: int
     until: float
     """When it may be tried again."""
+    waited: bool = False
+    """They waited for something then; what holds of them then does not hold of busy ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,5 +208,7 @@ class Memory:
             capacity={int(workers): float(rate) for workers, rate in kept["capacity"].items()},
             pause=None if kept["pause"] is None else float(kept["pause"]),
             rise=None if kept["rise"] is None else Rise(int(kept["rise"][0]), float(kept["rise"][1])),
-            futile=None if kept["futile"] is None else Futile(int(kept["futile"][0]), float(kept["futile"][1])),
+            futile=None
+            if (futile := kept["futile"]) is None
+            else Futile(int(futile[0]), float(futile[1]), *map(bool, futile[2:])),
         )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from beam_k8s.autoscaler.model import Evaluation, Memory
     from beam_k8s.autoscaler.settings import AutoscalerSettings
 
-__all__ = ["Wish", "balanced", "capacity_of", "evenness", "threshold"]
+__all__ = ["Wish", "balanced", "capacity_of", "evenness", "threshold", "waits"]
 
 _MANY = 1_000_000
 """Workers; more than any limit."""
@@ -53,25 +53,30 @@ def threshold(seen: Evaluation, _: Memory, settings: AutoscalerSettings) -> Wish
 def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> Wish:
     """As few workers as keep the backlog time below its goal, knowing what a rescale costs.
 
-    Up when staying would miss the goal for longer than two rescales take: to the fewest workers that do the input to be
-    expected and work the backlog off in ``recover``. Down when even the highest input of some time (``calm`` pauses)
-    needs fewer, or when those beyond its need add next to nothing. Capacity is what workers have shown, pauses are what
-    they were; the backlog is as if all subtasks were as far behind as the one that is farthest.
+    Up when staying would miss the goal for longer than a rescale takes, twice that after a change: to the fewest
+    workers that do the input to be expected and work the backlog off in ``recover``. Where they wait for something, a
+    web service or a slow sink, half as many more are tried. Down when even the highest input of some time (``calm``
+    pauses) needs fewer, or when those beyond its need add next to nothing. Capacity is what workers have shown, pauses
+    are what they were; the backlog is as if all subtasks were as far behind as the one that is farthest.
     """
     now, pause = seen.ready, _PAUSE if memory.pause is None else memory.pause
     rates = [rate for _, rate in seen.inputs[-2:]] or [seen.input_rate]
     rate = sum(rates) / len(rates)
     lead = settings.settle + settings.window / 2 + pause
-    patience = 2 * pause + lead
+    patience = pause + lead / 2
+    if seen.at < memory.rescaled_at + pause + settings.recover:
+        patience *= 2  # what the last change has left behind is being worked off
     expected = rate + lead * _trend(seen.inputs, lead)
     behind = seen.backlog * seen.farthest
+    if not memory.capacity and seen.least_backlog_time <= _SATURATED:
+        return Wish(now, "what the workers can do is not known yet")
     known = memory.capacity or {now: max(seen.throughput, 1.0)}
-    can = capacity_of(now, known) * evenness(now, seen.shares)
+    can = capacity_of(now, known) * evenness(now * seen.slots, seen.shares)
     state = f"backlog {_time(behind / can)}, input {rate:.0f}/s of {can:.0f}/s that {now} workers can do"
 
     def abilities() -> list[float]:
-        most = len(seen.shares) or 10 * now + 10
-        return [capacity_of(n, known) * evenness(n, seen.shares) for n in range(1, most + 1)]
+        most = -(-len(seen.shares) // seen.slots) or 10 * now + 10
+        return [capacity_of(n, known) * evenness(n * seen.slots, seen.shares) for n in range(1, most + 1)]
 
     def needed(rate: float) -> float:
         excess = behind + rate * (pause + _REPLAY - settings.backlog_slo / 2)
@@ -83,12 +88,18 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     else:
         misses = behind + (expected - can) * _FORESIGHT > goal
     if misses:
-        if seen.least_backlog_time > _SATURATED and seen.cpu < settings.full_cpu / 2 * evenness(now, seen.shares):
-            return Wish(now, f"{state}, but CPU is {seen.cpu:.0%}: they wait for something that more would not help")
+        if waits(seen, settings):
+            state += f", CPU {seen.cpu:.0%}: they wait for something"
+            futile = memory.futile
+            if futile is not None and seen.at < futile.until and now > futile.workers:
+                return Wish(futile.workers, f"{state}, and more than {futile.workers} did not help")
+            if memory.rise is not None:
+                return Wish(now, f"{state}, whether more help is not known yet")
+            return Wish(now + -(-now // 2), f"{state}, more may help")
         if rates[-1] > _STEEP * rates[0] and behind <= goal:
             return Wish(now, f"{state}: it rises steeply, to where is not known yet")
         lasts, lasted = _excursions(seen.inputs, can)
-        if lasted > 0 and lasts <= 1.25 * lasted < lead + pause and behind <= 3 * goal:
+        if lasts is not None and lasted > 0 and lasts <= 1.25 * lasted < lead + pause and behind <= 3 * goal:
             return Wish(
                 now, f"{state}: so much came for {_time(lasted)} before, a change would take {_time(lead + pause)}"
             )
@@ -101,7 +112,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     peak = max([expected, *((a + b) / 2 for a, b in pairwise(recent))])
     late = max(0.0, pause + _REPLAY - settings.backlog_slo)  # after the change; else there would be another at once
     does = abilities()
-    bare = _fewest(does, peak * max(_BARE, 1 + late / patience))
+    bare = _fewest(does, peak * max(_BARE, 1 + late / (2 * pause + lead)))
     target = min(now, _rewarding(does, bare, min(now, _fewest(does, needed(peak)))))
     if target > _WORTH * now:
         return Wish(now, state)
@@ -149,18 +160,24 @@ def _rewarding(does: Sequence[float], bare: int, wanted: int) -> int:
     return max(n for n in range(bare, max(bare, wanted) + 1) if does[n - 1] - does[bare - 1] >= (n - bare) * least)
 
 
-def evenness(workers: int, shares: tuple[float, ...]) -> float:
+def waits(seen: Evaluation, settings: AutoscalerSettings) -> bool:
+    """Whether workers with a backlog wait for something else, which their partitions do not explain."""
+    half = settings.full_cpu / 2 * evenness(seen.ready * seen.slots, seen.shares)
+    return seen.least_backlog_time > _SATURATED and seen.cpu < half
+
+
+def evenness(subtasks: int, shares: tuple[float, ...]) -> float:
     """Share of the workers' capacity that is of use, as their partitions are: a partition has one reader.
 
-    Flink deals partitions out in turn; the worker with the most to read sets the pace.
+    Flink deals partitions out to subtasks in turn; the one with the most to read sets the pace.
 
     Args:
-        workers: at least 1.
+        subtasks: of all workers, one a slot; at least 1.
         shares: of the input, by partition; empty: even.
     """
     if not shares:
         return 1.0
-    return 1 / (workers * max(sum(shares[first::workers]) for first in range(min(workers, len(shares)))))
+    return 1 / (subtasks * max(sum(shares[first::subtasks]) for first in range(min(subtasks, len(shares)))))
 
 
 def capacity_of(workers: int, shown: Mapping[int, float]) -> float:
@@ -190,8 +207,8 @@ def _trend(inputs: tuple[tuple[float, float], ...], seconds: float) -> float:
     return max(0.0, min((middle - low) / (b - a), (high - middle) / (c - b)))
 
 
-def _excursions(inputs: tuple[tuple[float, float], ...], above: float) -> tuple[float, float]:
-    """For how long the input has been above a rate now, and for how long the longest time before; 0: not at all."""
+def _excursions(inputs: tuple[tuple[float, float], ...], above: float) -> tuple[float | None, float]:
+    """For how long the input has been above a rate now (None: it is not), and for how long the longest time before."""
     lasted, begun, last = 0.0, None, 0.0
     for at, rate in inputs:
         if rate > above and begun is None:
@@ -199,7 +216,7 @@ def _excursions(inputs: tuple[tuple[float, float], ...], above: float) -> tuple[
         elif rate <= above and begun is not None:
             lasted, begun = max(lasted, at - begun), None
         last = at
-    return (0.0 if begun is None else last - begun), lasted
+    return (None if begun is None else last - begun), lasted
 
 
 def _time(seconds: float) -> str:

@@ -164,6 +164,7 @@ class Window:
             farthest=farthest,
             sustained=sustained,
             inputs=tuple(self._inputs),
+            slots=last.slots,
         )
 
     def _readers(self, written: Mapping[str, float], seconds: float) -> tuple[float, float]:
@@ -190,8 +191,10 @@ class Window:
 
 
 def _backlog(seen: Observation) -> float:
+    """Records; an idle topic has none, though each of its partitions may end with a transaction's marker."""
     # A position read after the end was can be past it.
-    return max(0.0, sum(seen.ends.values()) - sum(seen.positions.values()))
+    behind = max(0.0, sum(seen.ends.values()) - sum(seen.positions.values()))
+    return behind if behind > len(seen.ends) else 0.0
 
 
 def _order(name: str) -> tuple[str, int]:

@@ -336,6 +336,13 @@ def test_workers_that_wait_for_something_else_show_nothing():
     assert learn_capacity(Memory(capacity={4: 3000}), waiting, SETTINGS).capacity == {4: 3000}
 
 
+def test_workers_that_wait_each_for_itself_can_do_what_they_do():
+    """More of them helped."""
+    waiting = evaluation(workers=6, at=2000.0, throughput=450, best=450, cpu=0.1, least_backlog_time=5)
+    memory = Memory(rescaled_at=1000.0, target=6, rise=Rise(4, 300), capacity={4: 3000})
+    assert learn_gain(memory, waiting, SETTINGS).capacity == {4: 300, 6: 450}
+
+
 def test_cpu_of_nearly_nothing_does_not_belittle_workers():
     idle = evaluation(workers=4, throughput=1, cpu=0.03, best=1)
     assert learn_capacity(Memory(capacity={4: 3000}), idle, SETTINGS).capacity == {4: 3000}
@@ -386,6 +393,17 @@ def test_what_was_not_asked_for_under_a_backlog_is_not_judged():
     assert rescaled(Memory(), Rescale(4, 2, "fewer"), overloaded(), 1000.0).rise is None
 
 
+def test_markers_of_transactions_are_no_backlog():
+    """Of an idle topic that was written by transactions each partition has one offset that is no record."""
+    window = Window(SETTINGS)
+    for at in range(100, 161, 15):
+        window.add(observation(at, 1000.0, 2.0))
+    seen = window.evaluate(160)
+    assert (seen.backlog, seen.backlog_time, seen.least_backlog_time) == (0, 0, 0)
+    either = AutoscalerSettings(policy="threshold", up_if="either")
+    assert isinstance(decide(seen, LIMITS, Memory(), either), Hold)
+
+
 # The policy of our own
 
 
@@ -403,15 +421,37 @@ def test_balanced_adds_workers_before_there_is_a_backlog():
     assert "would stay above 60 s" in decision.text
 
 
-def test_balanced_holds_where_more_workers_do_not_help():
-    waits = shown(backlog=1e6, throughput=500, growth=2000, cpu=0.1, least_backlog_time=60)
-    assert isinstance(waits, Hold)
-    assert "they wait for something" in waits.text
+def test_balanced_tries_more_workers_where_they_wait_for_something_and_goes_back_if_that_did_not_help():
+    waits = evaluation(backlog=1e6, throughput=500, growth=2000, cpu=0.1, least_backlog_time=60, best=500)
+    change = decide(waits, LIMITS, Memory(pause=20.0), AutoscalerSettings())
+    assert change.target == 6
+    assert "they wait for something" in change.text
+    memory = rescaled(Memory(pause=20.0), change, waits, 1000.0)
+    for best, target in ((510, 4), (700, 9)):
+        later = replace(waits, at=2000.0, workers=6, ready=6, throughput=best, best=best)
+        after = decide(later, LIMITS, learn_gain(memory, later, SETTINGS), AutoscalerSettings())
+        assert after.target == target
+    back = replace(waits, at=2030.0, throughput=505)
+    memory = Memory(rescaled_at=2000.0, target=4, pause=20.0, futile=Futile(4, 3000.0))
+    assert decide(back, LIMITS, memory, AutoscalerSettings()).reason is Reason.FUTILE
+
+
+def test_balanced_adds_nothing_beyond_what_partitions_keep_busy():
     skewed = shown(backlog=1e6, growth=500, cpu=0.8, least_backlog_time=60, shares=(0.5, *(1 / 14,) * 7))
     assert skewed.target == 8  # no number of workers keeps up with the first partition
 
 
 def test_balanced_counts_the_workers_that_partitions_keep_busy():
+    """Two workers of four slots read 12 partitions: four subtasks have two each, and can do 3/4 of what all could."""
+    inputs = tuple((at, 3400.0) for at in range(200, 1001, 15))
+    memory = Memory(capacity={2: 4000.0}, pause=20.0)
+    two = evaluation(workers=2, throughput=3000, cpu=0.7, inputs=inputs, backlog=9000, shares=(1 / 12,) * 12, slots=4)
+    assert decide(two, LIMITS, memory, AutoscalerSettings()).target == 3
+    one = replace(two, slots=1)
+    assert isinstance(decide(one, LIMITS, memory, AutoscalerSettings()), Hold)
+
+
+def test_balanced_counts_the_partitions_of_a_worker():
     even = shown(inputs=((985, 5000.0), (1000, 5000.0)), throughput=4000, cpu=0.9)
     assert even.target == 6
     six = shown(inputs=((985, 5000.0), (1000, 5000.0)), throughput=4000, cpu=0.9, shares=(1 / 8,) * 8)
@@ -455,6 +495,29 @@ def test_balanced_does_not_run_after_spikes_that_are_over_before_a_rescale_is():
     assert "came for 60 s before" in held.text
     stays = (*again, *((at, 9000.0) for at in range(945, 1001, 15)))
     assert shown(inputs=stays, backlog=50_000).target > 4
+
+
+def test_balanced_does_not_wait_for_the_end_of_a_spike_that_is_over():
+    """What it left behind would take 40 minutes; another one, an hour ago, was as short."""
+    inputs = tuple((at, 9000.0 if at < 215 else 3900.0) for at in range(200, 1001, 15))
+    assert shown(inputs=inputs, throughput=3950, cpu=0.8, backlog=480_000).target > 4
+
+
+def test_balanced_lets_a_change_work_off_what_it_left_behind():
+    inputs = tuple((at, 3500.0) for at in range(200, 1001, 15))
+    seen = evaluation(throughput=4000, cpu=0.9, inputs=inputs, backlog=255_000, least_backlog_time=60, best=4000)
+    memory = Memory(capacity={4: 4000.0}, pause=20.0)
+    assert decide(seen, LIMITS, memory, AutoscalerSettings()).target > 4
+    changed = replace(memory, rescaled_at=900.0, target=4)
+    assert isinstance(decide(seen, LIMITS, changed, AutoscalerSettings()), Hold)
+
+
+def test_balanced_adds_none_while_a_new_jvm_compiles():
+    """Its CPU is full, and it does all there is."""
+    inputs = ((955, 50.0), (970, 53.0), (985, 52.0), (1000, 56.0))
+    busy = evaluation(workers=1, throughput=52, cpu=0.99, best=56, inputs=inputs)
+    memory = learn_capacity(Memory(), busy, AutoscalerSettings())
+    assert isinstance(decide(busy, LIMITS, memory, AutoscalerSettings()), Hold)
 
 
 # The loop
