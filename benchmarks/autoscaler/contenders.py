@@ -68,12 +68,13 @@ BASELINES = [
     Contender("DS2, tuned", ds2, {"interval": 300, "headroom": 1.5}),
     Contender("Dataflow 2020", dataflow, {}),
     Contender("Dataflow 2020, tuned", dataflow, {"clear": 150, "patience": 120, "down_cpu": 0.75}),
-    Contender("threshold", ours, {"policy": "threshold"}),
+    Contender("threshold", ours, {"policy": "threshold", "remember": 0}),
     Contender(
         "threshold, article",
         ours,
         {
             "policy": "threshold",
+            "remember": 0,
             "up_backlog_time": 120,
             "up_cpu": 0.9,
             "up_if": "either",
@@ -81,7 +82,9 @@ BASELINES = [
         },
     ),
     Contender(
-        "threshold, tuned", ours, {"policy": "threshold", "up_backlog_time": 60, "time_to_reduce": 60, "down_cpu": 0.75}
+        "threshold, tuned",
+        ours,
+        {"policy": "threshold", "remember": 0, "up_backlog_time": 60, "time_to_reduce": 60, "down_cpu": 0.75},
     ),
 ]
 PRODUCT = Contender("balanced", ours, {"policy": "balanced"})
@@ -104,12 +107,13 @@ GRIDS: dict[str, tuple[Callable[..., Any], dict[str, list[Any]]]] = {
         ours,
         {
             "policy": ["threshold"],
+            "remember": [0],
             "up_backlog_time": [10, 60],
             "time_to_reduce": [60, 300],
             "down_cpu": [0.6, 0.75],
         },
     ),
-    "balanced": (ours, {"policy": ["balanced"], "headroom": [0.1, 0.2], "recover": [240, 480], "calm": [5, 10]}),
+    "balanced": (ours, {"policy": ["balanced"], "headroom": [0.1, 0.15, 0.2], "recover": [240, 480], "calm": [5, 10]}),
 }
 
 
