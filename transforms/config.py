@@ -74,7 +74,13 @@ _SECRET_KEY = re.compile(
     r"password|secret|credential|token$|\.token\.|keystore\.key$|basic\.auth\.user\.info", re.IGNORECASE
 )
 _SECRET_IN_JAAS = re.compile(r"(password|secret|token)\w*\s*=", re.IGNORECASE)
-_ACKS_NOT_SAFE = {"0"}
+# With which values Kafka's producer is idempotent, without which it has no transactions; and the same in words.
+_OF_IDEMPOTENCE = {
+    "acks": ("all|-1", "'all'"),
+    "enable.idempotence": ("(?i:true)", "'true'"),
+    "max.in.flight.requests.per.connection": ("0*[1-5]", "1 to 5"),
+    "retries": ("0*[1-9][0-9]*", "at least 1"),
+}
 # What a consumer would do on its own, which the read does: by name, why not and what instead.
 _NOT_THE_READS = {
     "group.instance.id": (
@@ -386,12 +392,13 @@ def write_config(
         errors.add(f"delivery_guarantee is {delivery_guarantee!r}.", f"Use one of {', '.join(_GUARANTEES)}.")
     else:
         guarantee = delivery_guarantee
-    if guarantee != "none" and properties.get("acks") in _ACKS_NOT_SAFE:
+    if guarantee == "at_least_once" and properties.get("acks", "").strip() == "0":
         errors.add(
             "producer_config['acks'] is '0': a record that the broker never got counts as written, so "
             f"delivery_guarantee={guarantee!r} cannot be kept.",
             "Remove acks, or say delivery_guarantee='none'.",
         )
+    _refuse_half_idempotence(properties, guarantee, errors)
     if transactional_id_prefix is not None and guarantee != "exactly_once":
         errors.add(
             f"transactional_id_prefix is {transactional_id_prefix!r}, but "
@@ -519,6 +526,23 @@ def _refuse_serde_properties(properties: dict[str, str], names: Iterable[str], o
             errors.add(
                 f"{option}[{name!r}] is {value!r}, and would be ignored.",
                 f"Use the argument {name.replace('.', '_')} of the transform.",
+            )
+
+
+def _refuse_half_idempotence(properties: dict[str, str], guarantee: DeliveryGuarantee, errors: _Errors) -> None:
+    """Java's client makes no producer of these, which a job for ever would try again for ever."""
+    if guarantee == "exactly_once":
+        wanted, way_out = "delivery_guarantee='exactly_once'", "say delivery_guarantee='at_least_once'"
+    elif properties.get("enable.idempotence", "").strip().lower() == "true":
+        wanted, way_out = "enable.idempotence=true", "remove enable.idempotence"
+    else:
+        return
+    for name, (taken, needed) in _OF_IDEMPOTENCE.items():
+        value = properties.get(name)
+        if value is not None and not re.fullmatch(taken, value.strip()):
+            errors.add(
+                f"producer_config[{name!r}] is {value!r}, but {wanted} needs {needed}.",
+                f"Remove it, as Kafka's default will do, or {way_out}.",
             )
 
 

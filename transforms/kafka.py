@@ -432,8 +432,9 @@ class WriteToKafka(beam.PTransform):
         expansion_service: ignored with a warning: there is no Java expansion.
         delivery_guarantee: ``at_least_once`` (default), ``exactly_once`` (Kafka transactions that are committed with
             Flink's checkpoints, whose interval and timeout must fit into ``transaction.timeout.ms``, default 15 min;
-            readers need ``isolation.level=read_committed``) or ``none``. On other runners than
-            Flink ``exactly_once`` is at least once, with a warning in the worker.
+            readers need ``isolation.level=read_committed``; ``acks=1`` and what else keeps a producer from having
+            transactions is refused) or ``none``. On other runners than Flink ``exactly_once`` is at least once, with a
+            warning in the worker.
         transactional_id_prefix: of ``exactly_once``: unique to this write on the broker, the same after a restart.
             None: ``NAMESPACE/JOB/TRANSFORM``, without the namespace where there is none.
 

@@ -271,6 +271,33 @@ def test_a_wrong_write_is_refused(config: object, topic: str, options: dict, say
         WriteToKafka(config, topic, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "refused", "taken"),
+    [
+        ("acks", ["0", 1, " 1", "ALL"], ["all", -1]),
+        ("enable.idempotence", [False, "False"], [True, "TRUE"]),
+        ("max.in.flight.requests.per.connection", [0, 6, 50, "1e0"], [1, 5]),
+        ("retries", [0, -1], [1, 2**31 - 1]),
+    ],
+)
+def test_what_javas_producer_refuses_with_transactions_is_refused(name: str, refused: list, taken: list) -> None:
+    for value in refused:
+        with pytest.raises(ConfigError, match=re.escape(name)) as caught:
+            WriteToKafka(SERVERS | {name: value}, "a", delivery_guarantee="exactly_once")
+        assert "delivery_guarantee='exactly_once' needs" in str(caught.value)
+        assert "Remove it" in str(caught.value)
+    for value in taken:
+        WriteToKafka(SERVERS | {name: value}, "a", delivery_guarantee="exactly_once")
+
+
+def test_without_transactions_only_a_wish_for_idempotence_binds_the_producer() -> None:
+    for more in ({"acks": 1}, {"retries": 0, "enable.idempotence": False}):
+        WriteToKafka(SERVERS | more, "a")
+    for guarantee in ("at_least_once", "none"):
+        with pytest.raises(ConfigError, match=r"enable\.idempotence=true needs 'all'"):
+            WriteToKafka(SERVERS | {"acks": 1, "enable.idempotence": True}, "a", delivery_guarantee=guarantee)
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         ReadFromKafka({}, [], timestamp_policy="x", key_deserializer="y")
