@@ -52,7 +52,8 @@ public enum TimestampPolicy {
   private static IllegalStateException unusable(ConsumerRecord<?, ?> record, String reason) {
     return new IllegalStateException(
         String.format(
-            "record %s-%d@%d has no usable event time: %s; timestamp_policy=processing_time reads it",
+            "record %s-%d@%d has no usable event time: %s;"
+                + " timestamp_policy=ReadFromKafka.processing_time_policy reads it",
             record.topic(), record.partition(), record.offset(), reason));
   }
 }

@@ -173,9 +173,11 @@ public class SpecsTest {
   public void eventTimesFollowThePolicyOrFailLoudly() {
     assertEquals(9, TimestampPolicy.PROCESSING_TIME.timestamp(record(A, 0, -1), 9));
     assertEquals(5, TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, 5), 9));
-    assertThrows(
-        IllegalStateException.class,
-        () -> TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, -1), 9));
+    IllegalStateException error =
+        assertThrows(
+            IllegalStateException.class,
+            () -> TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, -1), 9));
+    assertTrue(error.getMessage(), error.getMessage().contains("ReadFromKafka.processing_time_policy"));
     assertThrows(
         IllegalStateException.class,
         () -> TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, Long.MAX_VALUE), 9));
