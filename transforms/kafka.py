@@ -830,7 +830,7 @@ def _write_frame(records: Sequence[Any], topic: str | None) -> bytes:
     """
     if topic is not None:
         # Nearly always there are only pairs of bytes. If not, this fails soon: finding out before costs as much.
-        with suppress(TypeError, ValueError):
+        with suppress(TypeError, ValueError, frames.FrameError):
             return frames.encode_write_frame(frames.WriteBatch(records))
     if any(_fault(record, topic) for record in records):
         raise _not_writable(records, topic)
@@ -894,13 +894,19 @@ def _fault(record: Any, topic: str | None) -> tuple[str, str] | None:
             "Give ProducerRecord(key, value, topic=...), or WriteToKafka a topic for the records that name none.",
         )
     for name, part in (("key", key), ("value", value)):
-        if part is not None and not isinstance(part, (bytes, bytearray, memoryview)):
+        if part is not None and not _is_bytes(part):
             example = f"'{_SERIALIZATION}StringSerializer'"
             return (
                 f"a {name} of type {type(part).__name__}, but {name}_serializer makes no bytes of it.",
                 f"Encode it in the step before, or set {name}_serializer, for example to {example}.",
             )
     return None
+
+
+def _is_bytes(part: Any) -> bool:
+    if isinstance(part, memoryview):  # which may be of an array of numbers, or of every second byte
+        return part.itemsize == part.ndim == 1 and part.c_contiguous
+    return isinstance(part, (bytes, bytearray))
 
 
 def _is_number(number: Any, largest: int) -> bool:

@@ -8,6 +8,7 @@ import logging
 import re
 import struct
 import uuid
+from array import array
 from typing import Any
 
 import apache_beam as beam
@@ -453,6 +454,11 @@ def with_field(**field: object) -> ProducerRecord:
     [
         ((b"k", 5), "value of type int"),
         (("k", b"v"), "key of type str"),
+        ((b"k", array("i", [1, 2])), "value of type array"),
+        ((np.array([1.5]), b"v"), "key of type ndarray"),
+        ((None, memoryview(array("i", [1, 2]))), "value of type memoryview"),
+        (with_field(value=memoryview(array("i", [1, 2]))), "value of type memoryview"),
+        ((b"k", memoryview(b"value")[::2]), "value of type memoryview"),
         (7, "neither a pair nor a ProducerRecord"),
         ((b"k", b"v", "topic"), "a tuple that is neither a pair"),
         (with_field(key="k"), "key of type str"),
@@ -475,6 +481,11 @@ def test_what_cannot_be_written_is_named(record: object, says: str) -> None:
     for serializers in ((), (None, None)):
         with pytest.raises(ConfigError, match=says):
             packed([(b"k", b"v"), record], "out", *serializers)
+
+
+def test_other_kinds_of_bytes_are_written_as_bytes() -> None:
+    (batch,) = packed([(bytearray(b"k"), memoryview(b"value")[1:]), (None, memoryview(b"v"))])
+    assert batch.records == [(b"k", b"alue"), (None, b"v")]
 
 
 def test_a_record_without_a_topic_is_refused_if_the_write_has_none() -> None:
