@@ -60,13 +60,16 @@ _JAVA_ONLY = (
 _INTEGERS = {"receive_buffer_bytes", "send_buffer_bytes", "retries"}
 _LOGIN = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s;"']+))""")
 _KAFKAS_LOGIN = re.compile(r"\.(Plain|Scram)LoginModule\b")
+_BLANKS = "".join(map(chr, range(33)))
+"""What Java trims: up to the space, and none of Unicode's other blanks."""
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 def resolve_reference(name: str, value: str) -> str:
     """Return what ``env:NAME`` or ``file:PATH`` stands for; any other value is returned as it is.
 
-    A file's last line break is dropped. Never called while a pipeline is built: its proto lies in an image.
+    Line breaks at a file's end are dropped, as in the JVM. Never called while a pipeline is built: its proto lies in an
+    image.
 
     Raises:
         NotHere: the variable or the file is missing here. The secret itself is never in the message.
@@ -81,7 +84,7 @@ def resolve_reference(name: str, value: str) -> str:
         return found
     if value.startswith("file:"):
         try:
-            return Path(value[5:]).read_text(encoding="utf-8").rstrip("\r\n")
+            return Path(value[5:]).read_bytes().decode().rstrip("\r\n")
         except OSError as error:
             reason = error.strerror or type(error).__name__
         except ValueError:  # also what is no UTF-8; that error would carry the content
@@ -114,7 +117,8 @@ def resolve_references(properties: Mapping[str, str]) -> dict[str, str]:
 def client_settings(properties: Mapping[str, str], defaults: Mapping[str, object]) -> dict[str, Any]:
     """Translate properties of Kafka's Java client into keyword arguments of a kafka-python client.
 
-    References (``env:``, ``file:``) are resolved. Properties that kafka-python has no form of are left out, with a
+    References (``env:``, ``file:``) are resolved, and values lose blanks at their ends, as in Java's client: a password
+    that ends in one fails here too. Properties that kafka-python has no form of are left out, with a
     line in the log, unless it could not connect without them.
 
     Args:
@@ -125,7 +129,7 @@ def client_settings(properties: Mapping[str, str], defaults: Mapping[str, object
         NoPythonForm: Java's client could connect with them, kafka-python cannot.
         ConfigError: a value that is wrong for both, or a reference that does not resolve.
     """
-    resolved = resolve_references(properties)
+    resolved = {name: value.strip(_BLANKS) for name, value in resolve_references(properties).items()}
     settings: dict[str, Any] = {}
     for name, value in resolved.items():
         if name in _ABSORBED:

@@ -37,6 +37,25 @@ def test_references_are_resolved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         resolve_reference("p", f"file:{path}.missing")
 
 
+def test_a_file_without_its_last_line_break_is_the_secret(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    for line_break in (b"", b"\n", b"\r\n", b"\n\n"):
+        path.write_bytes(b"first\r\nlast \t" + line_break)
+        assert resolve_reference("p", f"file:{path}") == "first\r\nlast \t"
+
+
+def test_blanks_around_a_value_are_dropped_as_javas_client_drops_them(tmp_path: Path) -> None:
+    from kafka import KafkaAdminClient
+
+    (tmp_path / "secret").write_text(f" {SECRET}\u2003 \t\n")
+    for value in (f"file:{tmp_path}/secret", f" {SECRET}\u2003 "):
+        settings = client_settings(
+            {"ssl.key.password": value, "ssl.keystore.location": "/me.pem", "ssl.keystore.type": "PEM "},
+            KafkaAdminClient.DEFAULT_CONFIG,
+        )
+        assert settings == {"ssl_certfile": "/me.pem", "ssl_password": f"{SECRET}\u2003"}
+
+
 def test_java_properties_become_kafka_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
     from kafka import KafkaConsumer, KafkaProducer
 

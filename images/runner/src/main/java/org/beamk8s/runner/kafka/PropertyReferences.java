@@ -45,7 +45,8 @@ final class PropertyReferences {
     if (value.startsWith(FILE)) {
       Path path = Path.of(value.substring(FILE.length()));
       try {
-        return Files.readString(path).stripTrailing(); // editors and echo add a newline
+        // Editors and echo add a newline; a blank may be the secret's own.
+        return Files.readString(path).replaceFirst("[\\r\\n]+\\z", "");
       } catch (IOException e) {
         throw new UncheckedIOException("Kafka property " + name + ": cannot read " + path, e);
       }

@@ -145,6 +145,18 @@ public class SpecsTest {
     assertTrue(serialized.contains(file.toString()));
   }
 
+  /** As in Python, where the launcher logs in with the same properties. */
+  @Test
+  public void aFileWithoutItsLastLineBreakIsTheSecret() throws Exception {
+    Path file = folder.newFile("secret").toPath();
+    for (String lineBreak : new String[] {"", "\n", "\r\n", "\n\n"}) {
+      Files.writeString(file, "first\r\nlast \t" + lineBreak);
+      assertEquals(
+          "first\r\nlast \t",
+          PropertyReferences.resolve(Map.of("p", "file:" + file)).getProperty("p"));
+    }
+  }
+
   @Test
   public void environmentReferencesAreResolved() {
     assertEquals(
