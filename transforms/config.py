@@ -71,9 +71,9 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 TOPIC_HINT = "Letters, digits, '.', '_' and '-', at most 249 characters."
 _REFERENCE = re.compile(r"(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)")
 _SECRET_KEY = re.compile(
-    r"password|secret|credential|token$|\.token\.|keystore\.key$|basic\.auth\.user\.info", re.IGNORECASE
+    r"password|passphrase|secret|credential|token$|\.token\.|keystore\.key$|basic\.auth\.user\.info", re.IGNORECASE
 )
-_SECRET_IN_JAAS = re.compile(r"(password|secret|token)\w*\s*=", re.IGNORECASE)
+_SECRET_IN_JAAS = re.compile(r"(password|passphrase|secret|token)\w*\s*=", re.IGNORECASE)
 # With which values Kafka's producer is idempotent, without which it has no transactions; and the same in words.
 _OF_IDEMPOTENCE = {
     "acks": ("all|-1", "'all'"),

@@ -324,6 +324,7 @@ SECRET = "hunter2"
         ("ssl.truststore.password", SECRET),
         ("ssl.keystore.key", SECRET),
         ("sasl.oauthbearer.client.credentials.client.secret", SECRET),
+        ("sasl.oauthbearer.assertion.private.key.passphrase", SECRET),
     ],
 )
 def test_a_secret_in_plain_text_is_refused_and_not_repeated(name: str, value: str) -> None:
