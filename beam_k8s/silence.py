@@ -1,4 +1,4 @@
-"""Sources that read nothing although there is a backlog: since when, and the likely cause. Pure."""
+"""Sources that read nothing although there is a backlog, or may be one: since when, and the likely cause. Pure."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ class SourceLook:
     """Of its vertex, with the steps that are chained to it."""
     downstream: tuple[Spent, ...] = ()
     """Of the vertices that its records come to."""
+    stalled: int | None = None
+    """Seconds that the tasks that run now have read nothing of a partition that has a backlog or may have one, the
+    longest of all; None: not known now."""
 
 
 class Silence:
@@ -58,22 +61,26 @@ class Silence:
 
         Args:
             at: the time, in seconds of any clock that does not go back.
-            looks: one a source that runs. What is not known now neither ends a silence nor starts one.
+            looks: one a source that runs. What is not known now neither ends a silence nor starts one. Where it is the
+                backlog, as for a while after a restart, the tasks that run now must have waited as long.
         """
         found = []
         for look in looks:
-            if look.read is None or look.backlog is None:
+            if look.read is None:
                 continue
             since, first = self._since.get(look.name, (at, look))
-            if look.read != first.read or not look.backlog:
+            if look.read != first.read or look.backlog == 0:
                 since, first = at, look
                 self._told.discard(look.name)
             self._since[look.name] = since, first
-            if at - since >= self._after and look.name not in self._told:
+            if look.backlog is not None:
+                waiting, waits = at - since, f"although {look.backlog:,} records wait"
+            else:
+                waiting, waits = min(at - since, look.stalled or 0), "and no broker says whether records wait"
+            if waiting >= self._after and look.name not in self._told:
                 self._told.add(look.name)
                 found.append(
-                    f"warning: {look.name} has read nothing for {at - since:.0f} s although {look.backlog:,} records "
-                    f"wait: {_cause(first, look)}"
+                    f"warning: {look.name} has read nothing for {waiting:.0f} s {waits}: {_cause(first, look)}"
                 )
         return found
 
@@ -91,8 +98,8 @@ def _cause(first: SourceLook, last: SourceLook) -> str:
     if spent.busy > spent.idle:
         return "a step that is chained to it is slow, or a function of it does not come back."
     return (
-        "the brokers give it none. They are not reachable from the workers, a partition has no leader, or they refuse "
-        "the credentials; the workers' logs say which."
+        "the brokers give it none. They are not reachable from the workers (by bootstrap.servers, or by a broker's own "
+        "advertised.listeners), a partition has no leader, or they refuse the credentials; the workers' logs say which."
     )
 
 

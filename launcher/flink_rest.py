@@ -429,7 +429,7 @@ def _values(flink: FlinkReads, path: str, names: Iterable[str]) -> dict[str, flo
 
 
 def source_looks(flink: FlinkReads, job_id: str) -> list[SourceLook]:
-    """The progress of each source that runs and tells its backlog, and what the vertices it feeds do."""
+    """The progress of each source that runs and tells its backlog or how long it waits, and what those it feeds do."""
     job = flink.get(f"/jobs/{job_id}")
     if not (inputs := _inputs(job)):
         return []
@@ -437,15 +437,16 @@ def source_looks(flink: FlinkReads, job_id: str) -> list[SourceLook]:
     for vertex in job["vertices"]:
         if inputs[vertex["id"]] or vertex["status"] != "RUNNING":
             continue
-        _, (backlog, read) = _of_all_subtasks(flink, job, vertex, (_BACKLOG, _READ))
+        _, (backlog, read, stalled) = _of_all_subtasks(flink, job, vertex, (_BACKLOG, _READ, _STALLED_SECONDS))
         downstream, fed = [], {vertex["id"]}
         for other in job["vertices"]:  # in topological order
             if inputs[other["id"]] & fed:
                 fed.add(other["id"])
                 downstream.append(_spent(other))
-        if backlog:
-            counts = sum(read) if read else None, sum(backlog)
-            found.append(SourceLook(_source_name(vertex), *counts, _spent(vertex), tuple(downstream)))
+        if backlog or stalled:
+            counts = sum(read) if read else None, sum(backlog) if backlog else None
+            waits = max(stalled, default=None)
+            found.append(SourceLook(_source_name(vertex), *counts, _spent(vertex), tuple(downstream), waits))
     return found
 
 

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_k8s.launcher.flink_rest import source_looks
 from beam_k8s.silence import Silence, SourceLook, Spent
 
 
-def look(read=100, backlog=5, *, busy=0.0, backpressured=0.0, idle=0.0, downstream=()):
-    return SourceLook("Read", read, backlog, Spent("Read -> Parse", busy, backpressured, idle), downstream)
+def look(read=100, backlog=5, *, busy=0.0, backpressured=0.0, idle=0.0, downstream=(), stalled=None):
+    return SourceLook("Read", read, backlog, Spent("Read -> Parse", busy, backpressured, idle), downstream, stalled)
 
 
 def test_a_source_that_reads_nothing_is_told_of_once_until_it_reads_again():
@@ -37,6 +38,61 @@ def test_what_is_not_known_for_a_while_does_not_hide_a_silence():
     assert not silence.lines(30, [look(read=None)])
     assert not silence.lines(50, [look(backlog=None)])
     assert silence.lines(60, [look()])
+
+
+def test_a_source_whose_backlog_nobody_tells_is_told_of_too():
+    silence = Silence(after=45)
+    assert not silence.lines(0, [look(backlog=None, stalled=1)])
+    assert not silence.lines(44, [look(backlog=None, stalled=45)])
+    (line,) = silence.lines(46, [look(backlog=None, stalled=47)])
+    assert "Read has read nothing for 46 s and no broker says whether records wait: the brokers give it none" in line
+    assert "advertised.listeners" in line
+    assert not silence.lines(100, [look(backlog=None, stalled=101)])
+    assert not silence.lines(105, [look(read=101, backlog=None, stalled=1)])
+    assert silence.lines(151, [look(read=101, backlog=None, stalled=46)])
+
+
+def test_a_backlog_that_is_not_known_for_a_while_after_a_restart_is_no_silence():
+    silence = Silence(after=45)
+    silence.lines(0, [look(read=0, backlog=0, stalled=0)])
+    for at in range(5, 70, 5):
+        assert not silence.lines(at, [look(read=None, backlog=None)])
+    for at in range(70, 110, 5):
+        assert not silence.lines(at, [look(read=0, backlog=None, stalled=at - 70)])
+    assert not silence.lines(110, [look(read=0, backlog=0, stalled=0)])
+    # One of which other partitions are read is none either.
+    for at in range(115, 300, 5):
+        assert not silence.lines(at, [look(read=at, backlog=None, stalled=at)])
+
+
+class Flink:
+    """Of a job that reads with two tasks since 1,000,000 ms, with what both tell; the first tells when it started."""
+
+    def __init__(self, started=1_000_000, **metrics):
+        self.metrics = {f"0.Source__Read.{name}": first for name, (first, _) in metrics.items()}
+        self.metrics |= {f"1.Source__Read.{name}": second for name, (_, second) in metrics.items()}
+        self.metrics |= {"0.Source__Read.readerStartedMs": started, "1.Source__Read.readerStartedMs": 1_000_000}
+
+    def get(self, path):
+        _, asked, names = path.partition("?get=")
+        if path.endswith("/metrics"):
+            return [{"id": name} for name in self.metrics]
+        if asked:
+            return [{"id": name, "value": str(self.metrics[name])} for name in names.split(",")]
+        spent = {f"accumulated-{state}-time": 0 for state in ("busy", "backpressured", "idle")}
+        vertex = {"id": "v", "name": "Source: Read -> Parse", "status": "RUNNING", "parallelism": 2, "metrics": spent}
+        vertex |= {"start-time": 1_000_000, "tasks": {"FINISHED": 0}}
+        return {"jid": "j", "now": 1_200_000, "vertices": [vertex], "plan": {"nodes": [{"id": "v"}]}}
+
+
+def test_flink_tells_how_long_a_source_waits_whose_backlog_one_task_does_not_know():
+    metrics = {"numRecordsIn": (10, 0), "stalledSeconds": (0, 50)}
+    spent = Spent("Source: Read -> Parse", 0, 0, 0)
+    assert source_looks(Flink(pendingRecords=(0, -1), **metrics), "j") == [
+        SourceLook("Read", 10, None, spent, stalled=50),
+    ]
+    assert source_looks(Flink(pendingRecords=(0, 3), **metrics), "j") == [SourceLook("Read", 10, 3, spent, stalled=50)]
+    assert source_looks(Flink(pendingRecords=(0, -1), started=900_000, **metrics), "j") == []  # of a task that is gone
 
 
 @pytest.mark.parametrize(
