@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s.names import (
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["JobStatus", "is_ours", "job_status"]
+
+_SLOTS = "taskmanager.numberOfTaskSlots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,20 @@ def is_ours(deployment: Mapping[str, Any]) -> bool:
 def job_status(deployment: Mapping[str, Any]) -> JobStatus:
     """The job of a FlinkDeployment.
 
+    The API server takes configuration that means nothing. Such a job is UNKNOWN, and its reason says what is wrong:
+    whoever reads others with it reads on.
+
     Args:
         deployment: the object as the API server gives it.
     """
+    try:
+        return _read(deployment)
+    except (ValueError, TypeError, KeyError, AttributeError) as cause:
+        reason = f"its FlinkDeployment cannot be read: {cause}; correct it with kubectl edit"
+        return replace(_read({"metadata": deployment["metadata"]}), state="UNKNOWN", reason=reason)
+
+
+def _read(deployment: Mapping[str, Any]) -> JobStatus:
     metadata, spec, status = deployment["metadata"], deployment.get("spec") or {}, deployment.get("status") or {}
     labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
     job = status.get("jobStatus") or {}
@@ -109,7 +122,7 @@ def job_status(deployment: Mapping[str, Any]) -> JobStatus:
         error=_message(status.get("error") or ""),
         workers=workers.get("replicas") or 0,
         ready_workers=(status.get("taskManager") or {}).get("replicas") or 0,
-        slots=int(conf.get("taskmanager.numberOfTaskSlots", 1)),
+        slots=_slots(conf),
         worker_cpu=float((workers.get("resource") or {}).get("cpu") or 1),
         scaled=notes.get(SCALED_ANNOTATION, ""),
         memory=notes.get(AUTOSCALER_ANNOTATION),
@@ -123,6 +136,13 @@ def job_status(deployment: Mapping[str, Any]) -> JobStatus:
         uid=metadata["uid"],
         version=metadata["resourceVersion"],
     )
+
+
+def _slots(conf: Mapping[str, Any]) -> int:
+    text = str(conf.get(_SLOTS, 1))
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"flinkConfiguration says {_SLOTS}: {text}, which is no number of slots")
+    return int(text)
 
 
 def _message(error: str) -> str:

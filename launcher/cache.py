@@ -5,12 +5,13 @@ Only what a JobStatus says is kept, and the labels: 1,000 jobs take 2 MB, where 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from beam_k8s.errors import KubernetesError
+from beam_k8s.errors import BeamK8sError
 from beam_k8s.launcher.kube import DEPLOYMENTS, Cut
 from beam_k8s.status import JobStatus, job_status
 
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Follower", "JobCache", "JobIndex"]
 
+_LOGGER = logging.getLogger(__name__)
+
 _REMEMBERED = 10_000
 """Deleted objects whose late events are still known as such."""
 _FIRST_SECONDS = 10.0
 """For which a new cache's first list is waited for."""
 _AGAIN_SECONDS = 5.0
-"""Pause before a watch that was refused is tried again."""
+"""Pause before a watch that has ended is tried again."""
 
 
 class Entry(NamedTuple):
@@ -101,7 +104,8 @@ class JobIndex:
 
 
 class Follower:
-    """A thread that hears what happens to objects, through restarts of the server, until it is closed.
+    """A thread that hears what happens to objects, through restarts of the server, until it is closed. Whatever ends
+    the watch, it is told so, and begins another.
 
     Args:
         kube: where.
@@ -131,10 +135,13 @@ class Follower:
             try:
                 for what, thing in self._kube.follow(self._kind, self._namespace, labels=self._labels, cut=self._cut):
                     self._hear(what, thing)
-            except KubernetesError:  # who reads asks the server himself, and hears it from there
-                self._hear("LOST", {})
-                self._stop.wait(_AGAIN_SECONDS)
-                self._hear("ANEW", {})
+            except BeamK8sError:
+                pass  # who reads asks the server himself, and hears it from there
+            except Exception:
+                _LOGGER.exception("The watch of %s failed", self._thread.name)
+            self._hear("LOST", {})
+            self._stop.wait(_AGAIN_SECONDS)
+            self._hear("ANEW", {})
 
 
 class JobCache:

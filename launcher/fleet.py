@@ -47,7 +47,8 @@ _LIST_SECONDS = 5.0
 """Between two looks at which jobs there are."""
 _PATIENCE_SECONDS = 10.0
 """How long a rescale waits for the operator to be done with writing a status."""
-_SCALED_STATES = {"STARTING", "RUNNING"}
+_SCALED_STATES = {"STARTING", "RUNNING", "UNKNOWN"}
+"""Of one that is UNKNOWN people are told."""
 
 
 class FleetJob:
@@ -221,7 +222,7 @@ class _Loop:
 
     def is_of(self, job: JobStatus | None) -> bool:
         """Whether a job is still what this one was made for."""
-        return job is not None and job.scaled == self._job.scaled
+        return job is not None and (job.scaled, job.slots) == (self._job.scaled, self._job.slots)
 
     def tick(self) -> None:
         """Never raises."""

@@ -86,7 +86,10 @@ class KubernetesWorkers:
 
     def hindrance(self) -> str:
         """See Workers."""
-        if self._service.get_status_of_job_by_name(self._namespace, self._name).frozen:
+        status = self._service.get_status_of_job_by_name(self._namespace, self._name)
+        if status.state == "UNKNOWN":
+            return status.reason
+        if status.frozen:
             return f"it is frozen; to go on: beam-k8s unfreeze {self._name} -n {self._namespace}"
         if self._held is None:
             return self._take()
