@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from beam_k8s.errors import BeamK8sError, Forbidden, KubernetesError
-from beam_k8s.flink_conf import is_secret
+from beam_k8s.flink_conf import is_secret, operators_autoscaler
 from beam_k8s.spec import CONTAINER_SECURITY, POD_SECURITY
 from beam_k8s.status import is_ours
 from beam_k8s.versions import BEAM, FLINK, OPERATORS
@@ -40,8 +40,6 @@ __all__ = [
 ]
 
 CRD_VERSION = "v1beta1"
-AUTOSCALER_KEYS = ("job.autoscaler.enabled", "kubernetes.operator.job.autoscaler.enabled")
-"""Of the operator's own autoscaler, new and old."""
 _INSTALL = "https://nightlies.apache.org/flink/flink-kubernetes-operator-docs-stable"
 
 _QUANTITY = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkKMGTPE]?i?)")
@@ -282,15 +280,14 @@ def scaler_errors(
                 )
             )
     for name, deployment in sorted(ours.items()):
-        conf = deployment["spec"].get("flinkConfiguration") or {}
-        errors += [
-            KubernetesError(
-                f"job {name} has two scalers: the operator's own is on ({key}: true).",
-                hint=f"Submit it without --k8s_flink_conf={key}=true.",
+        if key := operators_autoscaler(deployment["spec"].get("flinkConfiguration") or {}):
+            namespace = deployment["metadata"]["namespace"]
+            errors.append(
+                KubernetesError(
+                    f"job {name} has two scalers: the operator's own is on ({key}: true).",
+                    hint=f"Set it to false: kubectl edit flinkdeployment {name} -n {namespace}",
+                )
             )
-            for key in AUTOSCALER_KEYS
-            if str(conf.get(key)).lower() == "true"
-        ]
     return errors
 
 

@@ -7,6 +7,8 @@ from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from beam_k8s.settings import Settings
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "java_options",
     "job_conf",
     "kubernetes_conf",
+    "operators_autoscaler",
     "reactive_conf",
 ]
 
@@ -40,6 +43,8 @@ _SECRET = re.compile(
 
 
 SAVEPOINT_ON_DELETION = "kubernetes.operator.job.savepoint-on-deletion"
+_AUTOSCALER_KEYS = ("job.autoscaler.enabled", "kubernetes.operator.job.autoscaler.enabled")
+"""Of the operator's own autoscaler, new and old; it reads the old one where there is no new one."""
 
 
 def is_secret(key: str) -> bool:
@@ -49,6 +54,12 @@ def is_secret(key: str) -> bool:
     of the two prefixes name secrets, they hold none.
     """
     return _SECRET.match(key) is not None
+
+
+def operators_autoscaler(conf: Mapping[str, object]) -> str:
+    """The setting of a job by which the operator's own autoscaler is on; empty: it is not."""
+    key = next((key for key in _AUTOSCALER_KEYS if key in conf), "")
+    return key if str(conf.get(key)).lower() == "true" else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +255,8 @@ def kubernetes_conf(settings: Settings, folder: str, memory: TaskManagerMemory) 
         # to read the last metrics and errors; the FlinkDeployment stays.
         "kubernetes.operator.jm-deployment.shutdown-ttl": "2 min",
     }
+    if settings.autoscaler_mode != "off":
+        conf[_AUTOSCALER_KEYS[0]] = "false"  # whatever the operator's defaults are: two would fight
     if settings.streaming:
         # No resource-wait-timeout: a reactive job then waits for its first pod as long as the cluster needs for a node.
         conf |= reactive_conf(resource_wait=None)

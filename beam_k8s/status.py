@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from beam_k8s.flink_conf import operators_autoscaler
 from beam_k8s.names import (
     AUTOSCALER_ANNOTATION,
     FROZEN_ANNOTATION,
@@ -60,6 +61,8 @@ class JobStatus:
     """What its autoscaler must remember: the annotation's text; None: there is none."""
     frozen: bool
     """No autoscaler may change it now."""
+    rival: str
+    """The setting by which the operator's own autoscaler is on; empty: it is not."""
     image: str
     tenant: str
     created: str
@@ -127,6 +130,7 @@ def _read(deployment: Mapping[str, Any]) -> JobStatus:
         scaled=notes.get(SCALED_ANNOTATION, ""),
         memory=notes.get(AUTOSCALER_ANNOTATION),
         frozen=notes.get(FROZEN_ANNOTATION) == "true",
+        rival=operators_autoscaler(conf),
         image=spec.get("image") or "",
         tenant=labels.get(TENANT_LABEL, ""),
         created=metadata.get("creationTimestamp") or "",

@@ -91,6 +91,11 @@ class KubernetesWorkers:
             return status.reason
         if status.frozen:
             return f"it is frozen; to go on: beam-k8s unfreeze {self._name} -n {self._namespace}"
+        if status.rival:
+            return (
+                f"the operator's own autoscaler is on ({status.rival}: true); to go on, set it to false: kubectl edit "
+                f"flinkdeployment {self._name} -n {self._namespace}"
+            )
         if self._held is None:
             return self._take()
         holder = self._held.holder(self._namespace, lease_name(self._name))

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s import graph
-from beam_k8s.checks import AUTOSCALER_KEYS
 from beam_k8s.errors import BeamK8sError, ConfigError
-from beam_k8s.flink_conf import is_secret, job_conf
+from beam_k8s.flink_conf import is_secret, job_conf, operators_autoscaler
 from beam_k8s.parallelism import SourcePlan, plan_source
 from beam_k8s.stripping import translator_options
 
@@ -83,15 +82,13 @@ def conflicts(pipeline: Any, settings: Settings, options: Mapping[str, Any]) -> 
                 "is Python's, and does not tell its backlog to the launcher.)",
             )
         )
-    if settings.autoscaler_mode != "off":
-        errors += (
+    if settings.autoscaler_mode != "off" and (key := operators_autoscaler(settings.flink_conf)):
+        errors.append(
             ConfigError(
                 f"--k8s_autoscaler_mode={settings.autoscaler_mode}: --k8s_flink_conf={key}=true starts the operator's "
                 "autoscaler, and two would fight.",
                 hint="Leave one of the two out.",
             )
-            for key in AUTOSCALER_KEYS
-            if settings.flink_conf.get(key, "").lower() == "true"
         )
     interval, timeout = settings.checkpointing_interval, settings.checkpoint_timeout_millis
     for sink in graph.kafka_sinks(pipeline):

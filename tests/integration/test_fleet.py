@@ -117,20 +117,30 @@ def test_each_job_is_scaled_once_by_whoever_may(kube, capfd):
     assert {each["spec"]["holderIdentity"] for each in leases} == {""}, "all are given up"
 
 
-def test_a_job_that_somebody_has_made_unreadable_is_told_of_once_and_the_others_are_scaled(kube, capfd):
+@pytest.mark.parametrize(
+    ("key", "values", "told"),
+    [
+        ("taskmanager.numberOfTaskSlots", ("two", "2"), "its FlinkDeployment cannot be read: "),
+        ("job.autoscaler.enabled", ("true", "false"), "the operator's own autoscaler is on (job.autoscaler.enabled: "),
+    ],
+)
+def test_what_somebody_has_edited_so_is_left_alone_until_it_is_right_and_told_once(kube, capfd, key, values, told):
+    wrong, right = values
+
+    def edit(value: str) -> None:
+        kube.patch(DEPLOYMENTS, NAMESPACE, "job-00000", {"spec": {"flinkConfiguration": {key: value}}})
+
     create(kube, job(0))
-    wrong = {"spec": {"flinkConfiguration": {"taskmanager.numberOfTaskSlots": "two"}}}
-    kube.patch(DEPLOYMENTS, NAMESPACE, "job-00000", wrong)
+    edit(wrong)
     service = KubernetesOperatorService(kube, cache=False)
     with running(kube):
         for number in (1, 2):
             create(kube, job(number))
             await_that(lambda: scaled(service) == number)  # noqa: B023 - called here
-        right = {"spec": {"flinkConfiguration": {"taskmanager.numberOfTaskSlots": "2"}}}
-        kube.patch(DEPLOYMENTS, NAMESPACE, "job-00000", right)
+        edit(right)
         await_that(lambda: scaled(service) == 3)
     said = capfd.readouterr().err
-    assert said.count("job-00000: autoscaler leaves the workers as they are: its FlinkDeployment cannot be read") == 1
+    assert said.count(f"job-00000: autoscaler leaves the workers as they are: {told}") == 1
 
 
 JOBS = 30

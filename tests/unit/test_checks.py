@@ -120,7 +120,7 @@ def test_a_claim_must_be_there_with_its_volume():
 
 
 def job(name, *, labels=JOB_SELECTOR, **conf):
-    return {"metadata": {"name": name, "labels": labels}, "spec": {"flinkConfiguration": conf}}
+    return {"metadata": {"name": name, "namespace": "a", "labels": labels}, "spec": {"flinkConfiguration": conf}}
 
 
 def autoscaler(name, kind="FlinkDeployment"):
@@ -137,6 +137,7 @@ def test_two_scalers_of_one_job_of_ours_are_found():
         "job auto has two scalers",
     ]
     assert errors[0].hint == "kubectl delete hpa plain-hpa -n a"
+    assert errors[1].hint.endswith("kubectl edit flinkdeployment auto -n a")
 
 
 def operator(**given):

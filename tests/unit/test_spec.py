@@ -127,6 +127,12 @@ def test_two_jobs_of_one_name_in_two_namespaces_share_no_folder():
     assert not folders[0] & folders[1]
 
 
+@pytest.mark.parametrize(("mode", "operators"), [("off", None), ("recommend", "false"), ("on", "false")])
+def test_a_job_that_is_scaled_is_not_by_the_operator_whatever_its_defaults(mode, operators):
+    conf = build(settings_of(autoscaler_mode=mode)).deployment.spec.flink_configuration
+    assert conf.get("job.autoscaler.enabled") == operators
+
+
 def test_a_stream_keeps_its_state_over_upgrades_and_a_batch_job_starts_again():
     stream, batch = build().deployment.spec, build(settings_of(streaming=False)).deployment.spec
     assert (stream.job.upgrade_mode, batch.job.upgrade_mode) == ("savepoint", "stateless")
