@@ -187,7 +187,9 @@ class TellPeople:
             verb = "scales" if acted else "would scale"
             text = f"{verb} from {decision.current} to {decision.target} workers: {decision.text}"
         elif decision.reason in {Reason.AT_LIMIT, Reason.FUTILE, Reason.NOT_OURS} or self._unreachable == _PATIENCE:
-            news, text = decision.reason, f"leaves the workers as they are: {decision.text}"
+            # Who else scales it is news; how far it is over a limit changes with each tick.
+            news = decision.text if decision.reason is Reason.NOT_OURS else decision.reason
+            text = f"leaves the workers as they are: {decision.text}"
         else:
             return
         if news is None or news != self._told:

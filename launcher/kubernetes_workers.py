@@ -116,6 +116,6 @@ class KubernetesWorkers:
     def rescale(self, change: Rescale, memory: Memory) -> None:
         """See Workers."""
         if others := self._take():
-            raise Conflict(f"{self._name} is left alone: {others}.")
+            raise Conflict(others)
         notes = {AUTOSCALER_ANNOTATION: json.dumps(memory.as_json())}
         self._service.rescale(self._namespace, self._name, change.current, change.target, notes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from beam_k8s.autoscaler.model import Memory
-from beam_k8s.errors import LocalClusterError
+from beam_k8s.errors import Conflict, LocalClusterError
 from beam_k8s.launcher.control import Control
 from beam_k8s.launcher.target import WorkerFigures
 
@@ -70,7 +70,7 @@ class LocalWorkers:
         """See Workers."""
         wanted = self._ask(op="status")["workers"]
         if wanted != change.current:
-            raise LocalClusterError(f"somebody else has changed the workers, from {change.current} to {wanted}.")
+            raise Conflict(f"somebody else has changed the workers, from {change.current} to {wanted}.")
         # Memory first: of a change that did not come about, it only makes the next loop wait for a while.
         before = self.load()
         self._keep(memory)

@@ -17,7 +17,9 @@ __all__ = ["decide"]
 _POLICIES = {"balanced": balanced, "threshold": threshold}
 
 
-def decide(seen: Evaluation, limits: Limits, memory: Memory, settings: AutoscalerSettings) -> Decision:
+def decide(
+    seen: Evaluation, limits: Limits, memory: Memory, settings: AutoscalerSettings, quota: int | None = None
+) -> Decision:
     """What to do.
 
     Args:
@@ -25,6 +27,7 @@ def decide(seen: Evaluation, limits: Limits, memory: Memory, settings: Autoscale
         limits: of the job now. A job outside ``least`` and ``most`` is brought back whatever the policy wants.
         memory: what was done before.
         settings: the policy and its thresholds.
+        quota: which of the limits is that of the namespace's quotas, for people; None: they limit nothing.
     """
     unseen = seen.workers != memory.target and seen.at < memory.rescaled_at + settings.provision_timeout
     if seen.at <= memory.rescaled_at or unseen:
@@ -56,5 +59,7 @@ def decide(seen: Evaluation, limits: Limits, memory: Memory, settings: Autoscale
                 Reason.FUTILE,
                 f"{wish.text}; more than {futile.workers} did not help, they are tried again in {minutes} min",
             )
+        if quota is not None and quota <= limits.useful < limits.most:
+            return Hold(Reason.AT_LIMIT, f"{wish.text}; the namespace's quotas have room for {quota}")
         return Hold(Reason.AT_LIMIT, f"{wish.text}; {limits.useful} is the most that is allowed or has partitions")
     return Hold(Reason.FINE, wish.text)

@@ -8,7 +8,7 @@ from beam_k8s.autoscaler.decide import decide
 from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, rescaled
 from beam_k8s.autoscaler.model import Decision, Evaluation, Hold, Limits, Memory, Reason, Rescale
 from beam_k8s.autoscaler.window import Window
-from beam_k8s.errors import BeamK8sError
+from beam_k8s.errors import BeamK8sError, Conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,8 @@ class Autoscaler:
                 self._realizer.rescale(decision, self._unsure)
                 self._memory, self._unsure = self._unsure, None
         except BeamK8sError as error:
-            decision, acted = Hold(Reason.UNREACHABLE, error.message), False
+            reason = Reason.NOT_OURS if isinstance(error, Conflict) else Reason.UNREACHABLE
+            decision, acted = Hold(reason, error.message), False
         return self._tell(decision, seen, acted=acted)
 
     def _tell(self, decision: Decision, seen: Evaluation | None, *, acted: bool) -> Decision:
@@ -94,7 +95,7 @@ class Autoscaler:
         limits = Limits.of(
             self._settings.min_workers, self._settings.max_workers, observation.useful, observation.quota
         )
-        return decide(found, limits, self._memory or memory, self._settings), found
+        return decide(found, limits, self._memory or memory, self._settings, observation.quota), found
 
     def _learn(self, observation: Observation, found: Evaluation | Hold) -> None:
         assert self._memory is not None  # noqa: S101 - for the type checker

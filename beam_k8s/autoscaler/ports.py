@@ -42,7 +42,8 @@ class Realizer(Protocol):
         """Change the number of workers and keep the memory, both or neither; returns before the workers are there.
 
         Raises:
-            BeamK8sError: it was refused or somebody else changed the job meanwhile; nothing is changed.
+            Conflict: somebody else changed the job meanwhile, or is to scale it; nothing is changed.
+            BeamK8sError: it was refused, or nobody answers for it.
         """
 
 

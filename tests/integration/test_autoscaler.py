@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from beam_k8s.autoscaler.model import Memory, Rescale
-from beam_k8s.errors import KafkaError, LocalClusterError
+from beam_k8s.errors import Conflict, KafkaError, LocalClusterError
 from beam_k8s.graph import KafkaSource
 from beam_k8s.launcher import kafka_admin
 from beam_k8s.launcher.kafka_admin import Connections, EndOffsets
@@ -40,7 +40,7 @@ def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path,
         job.await_parallelism(2)
         workers = job.job.workers()
         assert workers.load().target == 2
-        with pytest.raises(LocalClusterError, match="somebody else has changed the workers, from 1 to 2"):
+        with pytest.raises(Conflict, match="somebody else has changed the workers, from 1 to 2"):
             workers.rescale(Rescale(1, 3, ""), Memory())
         produced = producer.stop()
         job.await_output(produced)

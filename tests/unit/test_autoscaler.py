@@ -15,7 +15,8 @@ from beam_k8s.autoscaler.model import Evaluation, Futile, Hold, Limits, Memory, 
 from beam_k8s.autoscaler.policies import capacity_of
 from beam_k8s.autoscaler.settings import POLICIES, AutoscalerSettings
 from beam_k8s.autoscaler.window import Window
-from beam_k8s.errors import ConfigError, FlinkError
+from beam_k8s.errors import ConfigError, Conflict, FlinkError
+from beam_k8s.launcher.autoscale import TellPeople
 
 SETTINGS = AutoscalerSettings(policy="threshold")
 LIMITS = Limits.of(1, 100)
@@ -551,10 +552,10 @@ class World:
         self.told.append((decision, seen, acted))
 
 
-def overload(world, loop, *, until, start=85):
+def overload(world, loop, *, until, start=85, **given):
     for at in range(start, until + 1, 15):
         world.now = at
-        world.seen = observation(at, 100.0 * at, 100.0 * at, cpu=0.9)
+        world.seen = observation(at, 100.0 * at, 100.0 * at, cpu=0.9, **given)
         decision = loop.tick()
     return decision
 
@@ -589,6 +590,41 @@ def test_who_does_not_answer_is_asked_again_and_nothing_is_half_done():
     assert world.memory == Memory()
     world.rescale = refused
     assert overload(world, loop, start=145, until=145).target == 9
+
+
+@pytest.mark.parametrize(
+    ("caps", "text"),
+    [
+        ({"quota": 2}, "the namespace's quotas have room for 2"),
+        ({"quota": 2, "useful": 7}, "the namespace's quotas have room for 2"),
+        ({"quota": 7, "useful": 2}, "2 is the most that is allowed or has partitions"),
+        ({"useful": 2}, "2 is the most that is allowed or has partitions"),
+    ],
+)
+def test_what_keeps_more_workers_away_is_named(caps, text):
+    world = World()
+    loop = Autoscaler(SETTINGS, world, world, world, lambda: world.now)
+    held = overload(world, loop, until=130, **caps)
+    assert held.reason is Reason.AT_LIMIT
+    assert held.text.endswith(f"; {text}")
+    assert not world.changes
+
+
+def test_who_else_changes_the_workers_is_told_once_and_the_others_change_stays(capfd):
+    world = World()
+    loop = Autoscaler(SETTINGS, world, world, TellPeople("flights"), lambda: world.now)
+    change, others = world.rescale, Conflict("somebody else has changed the workers of flights, to 3.")
+    world.rescale = lambda *_: (_ for _ in ()).throw(others)
+    decision = overload(world, loop, until=175)
+    assert decision == Hold(Reason.NOT_OURS, others.message)
+    said = "flights: autoscaler leaves the workers as they are: somebody else has changed the workers of flights, to 3."
+    assert capfd.readouterr().err.count(said) == 1
+    others.message = "another process scales it"
+    overload(world, loop, start=190, until=205)
+    assert capfd.readouterr().err.count("as they are: another process scales it") == 1
+    world.rescale = change
+    overload(world, loop, start=220, until=220)
+    assert "scales from 2 to" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("made", [True, False])
