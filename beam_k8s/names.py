@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 AUTOSCALER_ANNOTATION = "beam-k8s/autoscaler"
-"""Of a FlinkDeployment: what its autoscaler has done and learned, as JSON."""
+"""Of a FlinkDeployment: what its autoscaler had done and learned when it changed the workers last, as JSON."""
 SCALED_ANNOTATION = "beam-k8s/autoscaler-job"
 """Of a FlinkDeployment: how it is to be scaled, as JSON; see ``launcher.scaled_job``."""
 FROZEN_ANNOTATION = "beam-k8s/autoscaler-frozen"

@@ -28,7 +28,7 @@ _SCALES = "{} scales it"
 
 
 class KubernetesWorkers:
-    """See Workers. What the autoscaler must remember is an annotation of the FlinkDeployment.
+    """See Workers. What the autoscaler must remember is an annotation of the FlinkDeployment, written with each change.
 
     One Lease a job: whoever holds it scales the job. A launcher holds it as long as it waits for the job; one of many
     jobs, which hears who holds which, takes that of a job when it changes it, and keeps others off for a while: a
