@@ -278,6 +278,27 @@ def test_the_command_ends_when_it_is_told_to_and_gives_up_its_lease(kube):
     process.stderr.close()
 
 
+def test_freeze_and_unfreeze_say_what_they_did_and_how_it_is_undone(kube):
+    def says(*words: str, code: int = 0) -> str:
+        where = ["-n", NAMESPACE, *(flag.replace("--k8s_", "--") for flag in kube.flags)]
+        ended = subprocess.run(
+            [sys.executable, "-m", "beam_k8s", *words, *where], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert ended.returncode == code, ended.stderr
+        return ended.stdout if words[0] == "describe" else ended.stderr
+
+    create(kube, job(0))
+    kube.patch(DEPLOYMENTS, NAMESPACE, "job-00000", {"status": {"jobStatus": None}}, subresource="status")
+    undo = f"beam-k8s {{}} job-00000 -n {NAMESPACE}\n"
+    assert says("freeze", "job-00000") == f"no autoscaler changes job-00000 until: {undo.format('unfreeze')}"
+    assert "Autoscaler:    frozen: policy threshold" in says("describe", "job-00000")
+    assert says("scale", "job-00000", "--replicas=2") == "job-00000 is to have 2 workers\n"
+    assert says("unfreeze", "job-00000") == "job-00000 is scaled by its autoscaler again\n"
+    assert "Autoscaler:    on: policy threshold" in says("describe", "job-00000")
+    assert says("scale", "job-00000", "--replicas=3").endswith(f"to keep it: {undo.format('freeze')}")
+    assert "no job nobody is in namespace" in says("freeze", "nobody", code=4)
+
+
 def test_no_more_workers_are_asked_for_than_a_quota_has_room_for(kube):
     create(kube, job(0))
     workers = KubernetesWorkers(

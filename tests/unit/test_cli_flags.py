@@ -45,6 +45,8 @@ def test_what_is_no_duration_is_refused(text):
         ("logs", "a", "--component=operator"),
         ("scale", "a"),
         ("describe",),
+        ("freeze",),
+        ("unfreeze", "a", "b"),
         ("fly", "a"),
     ],
 )
@@ -55,7 +57,7 @@ def test_a_wrong_command_is_a_usage_error(words):
     assert ended.stderr
 
 
-@pytest.mark.parametrize("verb", ["get", "describe a", "logs a", "delete a"])
+@pytest.mark.parametrize("verb", ["get", "describe a", "logs a", "delete a", "freeze a"])
 def test_without_a_cluster_one_error_says_the_way_out(verb):
     ended = run(*verb.split())
     assert ended.returncode == 1
