@@ -116,9 +116,11 @@ class Fleet:
         identity: str,
         look: Callable[[FleetJob, KubernetesWorkers, Sequence[KafkaSource], int, Connections], Look] = JobFigures,
     ) -> None:
-        self._kube, self._namespace, self._selector, self._identity = kube, namespace, selector, identity
+        # The jobs share the threads: a tick that waits until the API server throttles no more keeps others waiting.
+        self._kube = kube.impatient()
+        self._namespace, self._selector, self._identity = namespace, selector, identity
         self._look = look
-        self._service = KubernetesOperatorService(kube, patience=_PATIENCE_SECONDS)
+        self._service = KubernetesOperatorService(self._kube, patience=_PATIENCE_SECONDS)
         of = f"-{zlib.crc32(f'{namespace} {selector}'.encode()):08x}"
         self._leader = Lease(kube, kube.namespace, f"beam-k8s-autoscaler{of}", identity)
         self._connections = Connections()

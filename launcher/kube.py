@@ -7,6 +7,7 @@ their causes.
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import os
@@ -151,6 +152,16 @@ class Kube:
         self.flags = flags
         self._reload = reload
         self._in_pod = in_pod
+        self._waits = True
+
+    def impatient(self) -> Kube:
+        """The same for whoever comes again anyway: a server that throttles (429) is not waited for, but an error.
+
+        ``follow``, and whoever says how patient he is, waits as ever.
+        """
+        found = copy.copy(self)
+        found._waits = False  # noqa: SLF001 - its own
+        return found
 
     @classmethod
     def connect(
@@ -221,7 +232,7 @@ class Kube:
             return None
 
     def find(
-        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "", patience: float = _PATIENCE_SECONDS
+        self, kind: Kind, namespace: str, *, labels: str = "", fields: str = "", patience: float | None = None
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects that a label and a field selector choose, and the version of the list, from which to watch.
 
@@ -230,7 +241,7 @@ class Kube:
             namespace: empty: of all namespaces.
             labels: label selector, as kubectl's ``-l``.
             fields: field selector.
-            patience: seconds that the server may be away.
+            patience: seconds that the server may be away; None: a minute.
         """
         found: list[dict[str, Any]] = []
         query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
@@ -568,8 +579,10 @@ class Kube:
         again: bool = False,
         subresource: str = "",
         timeout: Any = _REQUEST_SECONDS,
-        patience: float = _PATIENCE_SECONDS,
+        patience: float | None = None,
     ) -> Any:
+        waits = self._waits or patience is not None
+        patience = _PATIENCE_SECONDS if patience is None else patience
         until = time.monotonic() + patience
         doubted_until = time.monotonic() + min(patience, _DOUBT_SECONDS)
         pause, fresh, certain = 0.1, False, False
@@ -598,7 +611,8 @@ class Kube:
                     time.sleep(0 if certain else _jitter(pause))
                     continue
                 # A server that throttles has not done it.
-                may = method == "GET" or again or cause.status == http.client.TOO_MANY_REQUESTS
+                throttled = cause.status == http.client.TOO_MANY_REQUESTS
+                may = waits if throttled else method == "GET" or again
                 if not _is_passing(cause) or not may or time.monotonic() > until:
                     if not cause.status and _is_passing(cause):
                         raise self._no_answer(cause) from cause

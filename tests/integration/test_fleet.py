@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from kubernetes import client
 
 from beam_k8s.autoscaler.settings import AutoscalerSettings
 from beam_k8s.graph import KafkaSource
@@ -225,6 +226,31 @@ def test_of_two_whose_selectors_choose_the_same_jobs_one_changes_each(kube):
         await_that(lambda: scaled(service) == JOBS)
         assert {f"{name}-autoscaler" for name in jobs} < held()
     assert_each_was_changed_once(kube, service)
+
+
+def test_a_job_whose_change_is_throttled_keeps_no_other_waiting_and_is_changed_later(kube, monkeypatch):
+    monkeypatch.setattr("beam_k8s.launcher.fleet.THREADS", 1)
+    throttles, refused, ask = threading.Event(), threading.Event(), kube._client.call_api
+
+    def call_api(path: str, method: str, **arguments: object) -> object:
+        if throttles.is_set() and method == "PATCH" and "/job-00000" in path:
+            refused.set()
+            raise client.ApiException(status=429, reason="Too Many Requests")
+        return ask(path, method, **arguments)
+
+    monkeypatch.setattr(kube._client, "call_api", call_api)
+    create(kube, job(0))
+    throttles.set()
+    service = KubernetesOperatorService(kube, cache=False)
+    with running(kube):
+        await_that(refused.is_set)
+        began = time.monotonic()
+        for number in (1, 2):
+            create(kube, job(number))
+        await_that(lambda: scaled(service) == 2)
+        assert time.monotonic() - began < 50, "for a minute a patient one asks again"
+        throttles.clear()
+        await_that(lambda: scaled(service) == 3)
 
 
 def test_a_lease_is_one_holders_until_nothing_is_heard_of_him_for_its_time(kube):
