@@ -72,10 +72,12 @@ def job(number: int, mode: str = "on") -> dict:
 
 
 @contextmanager
-def running(kube: Kube, look: type[Overloaded] = Overloaded, selector: str = "") -> Iterator[threading.Event]:
+def running(
+    kube: Kube, look: type[Overloaded] = Overloaded, selector: str = "", namespace: str = NAMESPACE
+) -> Iterator[threading.Event]:
     """A fleet's autoscaler; the event ends it."""
     stopped = threading.Event()
-    fleet = Fleet(kube, NAMESPACE, selector, identity=new_identity(), look=look)
+    fleet = Fleet(kube, namespace, selector, identity=new_identity(), look=look)
     thread = threading.Thread(target=fleet.run, args=(stopped,))
     thread.start()
     try:
