@@ -477,6 +477,11 @@ def _properties(option: str, config: object, errors: _Errors) -> dict[str, str]:
                 f"{{{key!r}: 'file:/path/of/a/mounted/secret'}}.",
             )
             text = ""
+        if key.endswith(".location") and text.startswith("file:"):
+            errors.add(
+                f"{option}[{key!r}] is {text!r}, and would be replaced by what is in the file.",
+                f"A location is a path: {text[5:]!r}.",
+            )
         properties[key] = text
     return properties
 

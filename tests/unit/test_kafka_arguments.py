@@ -223,6 +223,7 @@ def test_a_read_is_bounded_only_if_it_stops() -> None:
         (SERVERS, ["a"], {"stop_offsets": {"a": 5}}, "For example stop_offsets="),
         (SERVERS, ["a"], {"stop_offsets": {}}, "For example stop_offsets="),
         (SERVERS | {"isolation.level": "committed"}, ["a"], {}, "'read_uncommitted' and 'read_committed'"),
+        (SERVERS | {"ssl.truststore.location": "file:/ca.pem"}, ["a"], {}, "A location is a path: '/ca.pem'"),
         (SERVERS | {"partition.discovery.interval.ms": "often"}, ["a"], {}, "interval.ms is 'often'"),
         (SERVERS, ["a"], {"max_num_records": 0}, "max_num_records is 0"),
         (SERVERS, ["a"], {"max_num_records": 1.5}, "whole number"),
