@@ -11,13 +11,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import ssl
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_k8s.errors import ConfigError, NoPythonForm, NotHere
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["CONNECTION", "client_settings", "resolve_reference", "resolve_references"]
 
@@ -27,21 +30,22 @@ CONNECTION = ("security.", "sasl.", "ssl.")
 _LOGGER = logging.getLogger(__name__)
 _KAFKA_PYTHON = logging.getLogger("kafka")
 
-# Java's name -> kafka-python's, where replacing dots by underscores does not give it.
-_RENAMED = {
-    "ssl.truststore.location": "ssl_cafile",
-    "ssl.keystore.location": "ssl_certfile",  # a PEM file with both key and certificates
-    "ssl.key.password": "ssl_password",
-}
 # Read together with another property, or without a meaning in Python.
 _ABSORBED = {
     "security.protocol",
     "sasl.mechanism",
     "sasl.jaas.config",
+    "ssl.truststore.location",
+    "ssl.truststore.certificates",
     "ssl.truststore.type",
-    "ssl.keystore.type",
     "ssl.truststore.password",
+    "ssl.keystore.location",
+    "ssl.keystore.certificate.chain",
+    "ssl.keystore.key",
+    "ssl.keystore.type",
     "ssl.keystore.password",
+    "ssl.key.password",
+    "ssl.engine.factory.class",
     "ssl.endpoint.identification.algorithm",
     "ssl.cipher.suites",  # Java's names of ciphers are not OpenSSL's
     "auto.offset.reset",
@@ -50,18 +54,14 @@ _ABSORBED = {
     "group.id",
     "bootstrap.servers",
 }
-# Who we are, or whom we trust, said in a way that only Java understands.
-_JAVA_ONLY = (
-    "ssl.truststore.certificates",
-    "ssl.keystore.certificate.chain",
-    "ssl.keystore.key",
-    "ssl.engine.factory.class",
-)
 _INTEGERS = {"receive_buffer_bytes", "send_buffer_bytes", "retries"}
 _LOGIN = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s;"']+))""")
 _KAFKAS_LOGIN = re.compile(r"\.(Plain|Scram)LoginModule\b")
 _BLANKS = "".join(map(chr, range(33)))
 """What Java trims: up to the space, and none of Unicode's other blanks."""
+_STORES = {"truststore": ("certificates",), "keystore": ("key", "certificate.chain")}
+"""What else than a file may give them: texts."""
+_PKCS1 = re.compile(r"-----BEGIN (RSA|EC|DSA) PRIVATE KEY-----")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -127,14 +127,15 @@ def client_settings(properties: Mapping[str, str], defaults: Mapping[str, object
 
     Raises:
         NoPythonForm: Java's client could connect with them, kafka-python cannot.
-        ConfigError: a value that is wrong for both, or a reference that does not resolve.
+        NotHere: a reference that does not resolve, or a file that is missing.
+        ConfigError: a value that is wrong for both.
     """
     resolved = {name: value.strip(_BLANKS) for name, value in resolve_references(properties).items()}
     settings: dict[str, Any] = {}
     for name, value in resolved.items():
         if name in _ABSORBED:
             continue
-        ours = _RENAMED.get(name, name.replace(".", "_"))
+        ours = name.replace(".", "_")
         if ours not in defaults:
             _LOGGER.info("kafka property has no form in kafka-python, left out property=%s", name)
             continue
@@ -146,9 +147,8 @@ def client_settings(properties: Mapping[str, str], defaults: Mapping[str, object
     if "security.protocol" in resolved:
         settings["security_protocol"] = resolved["security.protocol"].upper()
     _add_login(settings, resolved)
-    _check_stores(resolved)
-    if resolved.get("ssl.endpoint.identification.algorithm") == "":
-        settings["ssl_check_hostname"] = False
+    if settings.get("security_protocol", "").endswith("SSL"):
+        settings["ssl_context"] = _tls(resolved, properties)
     # At level DEBUG kafka-python writes its settings and all requests to the log, passwords too.
     if _KAFKA_PYTHON.isEnabledFor(logging.DEBUG):
         _KAFKA_PYTHON.setLevel(logging.INFO)
@@ -206,19 +206,71 @@ def _add_login(settings: dict[str, Any], properties: Mapping[str, str]) -> None:
     settings["sasl_plain_password"] = login["password"]
 
 
-def _check_stores(properties: Mapping[str, str]) -> None:
-    for name in _JAVA_ONLY:
-        if name in properties:
-            raise NoPythonForm(
-                f"{name} is set, which Kafka's Python client has no form of.",
-                hint="Run with --runner=FlinkK8s, or give files: ssl.truststore.location and ssl.keystore.location "
-                "with the types PEM.",
-            )
-    for store in ("truststore", "keystore"):
-        kind = properties.get(f"ssl.{store}.type", "JKS").upper()
-        if f"ssl.{store}.location" in properties and kind != "PEM":
-            raise NoPythonForm(
-                f"ssl.{store}.location is a {kind} file; Kafka's Python client takes PEM only.",
-                hint=f"Run with --runner=FlinkK8s, or give a PEM file and set ssl.{store}.type=PEM: Java's client "
-                "takes it too.",
-            )
+def _tls(properties: Mapping[str, str], given: Mapping[str, str]) -> ssl.SSLContext:
+    """Whom we trust, and who we are.
+
+    Args:
+        properties: with all references resolved.
+        given: as they were given, which is what may be told.
+    """
+    if "ssl.engine.factory.class" in properties:
+        raise NoPythonForm(
+            "ssl.engine.factory.class is set, which Kafka's Python client has no form of.",
+            hint="Run with --runner=FlinkK8s, or give PEM files on other runners.",
+        )
+    with _pem("truststore", properties, given) as trusted:
+        context = ssl.create_default_context(cafile=trusted)
+    with _pem("keystore", properties, given) as own:
+        if own is not None:
+            if _PKCS1.search(Path(own).read_text(encoding="utf-8")):
+                raise ConfigError(
+                    "The private key of ssl.keystore is no PKCS#8, and Java's client takes no other.",
+                    hint="Convert it: openssl pkcs8 -topk8 -nocrypt -in OLD -out NEW.",
+                )
+            # Without any password OpenSSL would ask the terminal for one.
+            context.load_cert_chain(own, password=properties.get("ssl.key.password", ""))
+    if properties.get("ssl.endpoint.identification.algorithm") == "":
+        context.check_hostname = False
+    return context
+
+
+@contextmanager
+def _pem(store: str, properties: Mapping[str, str], given: Mapping[str, str]) -> Iterator[str | None]:
+    """A store's file, for a moment where it is given as texts: OpenSSL takes a key from files only. None: not given."""
+    names = [name for part in ("location", *_STORES[store]) if (name := f"ssl.{store}.{part}") in properties]
+    location = properties.get(f"ssl.{store}.location")
+    kind = properties.get(f"ssl.{store}.type", "JKS")
+    if names and kind != "PEM":
+        # Java's client, too, takes texts only as PEM.
+        raise (ConfigError if location is None else NoPythonForm)(
+            f"{names[0]} is set and ssl.{store}.type is {kind}; Kafka's Python client takes PEM only.",
+            hint=f"Give PEM and set ssl.{store}.type=PEM: Java's client takes it too.",
+        )
+    if kind == "PEM" and f"ssl.{store}.password" in properties:
+        raise ConfigError(
+            f"ssl.{store}.password is set, which Java's client refuses beside ssl.{store}.type=PEM.",
+            hint="Remove it; the password of an encrypted key is ssl.key.password.",
+        )
+    try:
+        if location is not None or not names:
+            yield location
+        else:
+            with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+                file.write("\n".join(properties[name] for name in names))
+                file.flush()
+                yield file.name
+    except FileNotFoundError:
+        raise NotHere(
+            f"{names[0]} is {given[names[0]]}, and no such file is here.",
+            hint="Mount the file where the pipeline is started and in its workers.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(
+            f"{' and '.join(names)} cannot be used: {reason}.",
+            hint="Give the PEM of "
+            + {
+                "truststore": "the certificates of those who are trusted.",
+                "keystore": "a key with its certificate, and as ssl.key.password that of an encrypted key.",
+            }[store],
+        ) from None

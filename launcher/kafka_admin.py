@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
@@ -316,14 +315,10 @@ def _security(step: KafkaSource | KafkaSink) -> dict[str, str]:
 
 def _client_settings(step: KafkaSource | KafkaSink) -> dict[str, Any]:
     """How to connect, in kafka-python's words; how to fetch or write is nothing to an admin client."""
-    how = _security(step)
-    settings = client_settings(how, KafkaAdminClient.DEFAULT_CONFIG)
-    for name in ("ssl.truststore.location", "ssl.keystore.location"):
-        if name in how and not Path(resolve_references(how)[name]).is_file():
-            raise NotHere(
-                f"{step.name}: {name} is {how[name]}, and no such file is here.",
-                hint="Mount the file where the pipeline is started and in its workers.",
-            )
+    try:
+        settings = client_settings(_security(step), KafkaAdminClient.DEFAULT_CONFIG)
+    except NotHere as error:
+        raise NotHere(f"{step.name}: {error.message}", hint=error.hint) from error
     return settings | {
         "bootstrap_servers": step.bootstrap_servers.split(","),
         "request_timeout_ms": TIMEOUT_MS,

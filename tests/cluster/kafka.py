@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
+    from tests.cluster.certificates import Authority
+
 __all__ = ["BrokerError", "KafkaBroker", "StoredRecord", "kafka_lib"]
 
 KAFKA_VERSION = "4.1.1"
@@ -96,8 +98,11 @@ class KafkaBroker:
     Args:
         folder: where its configuration, data and log lie; made if it is missing.
         properties: broker settings beyond ours, for example ``{"log.retention.ms": "1000"}``.
-        users: name -> password of those who may log in at a second listener, ``secured_servers``, which wants SASL
-            (PLAIN, SCRAM-SHA-512, or OAUTHBEARER with Kafka's unsecured tokens, for anybody). None: no such listener.
+        users: name -> password of those who may log in at another listener, ``servers("SASL_PLAINTEXT")``, which wants
+            SASL (PLAIN, SCRAM-SHA-512, or OAUTHBEARER with Kafka's unsecured tokens, for anybody). None: no such
+            listener.
+        authority: who signs its certificate for localhost, and those that it wants of its clients at another listener,
+            ``servers("SSL")``; with ``users`` there is ``servers("SASL_SSL")`` too. None: no such listeners.
         heap: of the JVM, as ``-Xmx`` wants it.
         address: where it listens; ``tests.cluster.kube.HOST`` is the one that the test cluster's pods reach.
         beside: a broker that runs and is the controller of this one too: both are one Kafka cluster.
@@ -109,6 +114,7 @@ class KafkaBroker:
         *,
         properties: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
+        authority: Authority | None = None,
         heap: str = "512m",
         address: str = "127.0.0.1",
         beside: KafkaBroker | None = None,
@@ -119,6 +125,12 @@ class KafkaBroker:
         self.log_file = self.folder / "broker.log"
         self._properties = dict(properties or {})
         self._users = users
+        self._authority = authority
+        self._listeners = [
+            *(["SASL_PLAINTEXT"] if users is not None else []),
+            *(["SSL"] if authority is not None else []),
+            *(["SASL_SSL"] if users is not None and authority is not None else []),
+        ]
         self._heap = heap
         self._address = address
         self._process: subprocess.Popen[bytes] | None = None
@@ -131,11 +143,11 @@ class KafkaBroker:
             raise BrokerError("The broker was not started yet.")
         return f"{self._address}:{self._ports[0]}"
 
-    @property
-    def secured_servers(self) -> str:
-        """``host:port`` of the listener that wants a login."""
+    def servers(self, protocol: str) -> str:
+        """``host:port`` of the listener of that ``security.protocol``; TLS has localhost, as the certificate says."""
         assert self._ports is not None
-        return f"{self._address}:{self._ports[2]}"
+        host = "localhost" if protocol.endswith("SSL") else self._address
+        return f"{host}:{self._ports[2 + self._listeners.index(protocol)]}"
 
     @property
     def pid(self) -> int | None:
@@ -168,7 +180,7 @@ class KafkaBroker:
         remembered = self._remembered_ports()
         # Ports that were free a moment ago may be taken when the JVM is up: a first start tries others.
         for last in (False, False, True) if remembered is None else (True,):
-            self._ports = remembered or free_ports(2 if self._users is None else 3)
+            self._ports = remembered or free_ports(2 + len(self._listeners))
             config = self._write_config()
             if not (self.folder / "data" / "meta.properties").exists():
                 self._format(lib, config)
@@ -381,24 +393,34 @@ class KafkaBroker:
         if self._beside is not None:
             settings["process.roles"] = "broker"
             settings["listeners"] = settings["advertised.listeners"]
+        for protocol in self._listeners:
+            settings["listeners"] += f",{protocol}://{self.servers(protocol)}"
+            settings["advertised.listeners"] += f",{protocol}://{self.servers(protocol)}"
+            settings["listener.security.protocol.map"] += f",{protocol}:{protocol}"
+            if protocol.startswith("SASL"):
+                for mechanism, login in self._logins().items():
+                    settings[f"listener.name.{protocol.lower()}.{mechanism}.sasl.jaas.config"] = login
         if self._users is not None:
-            secured = f",SASL_PLAINTEXT://{self.secured_servers}"
-            settings["listeners"] += secured
-            settings["advertised.listeners"] += secured
-            settings["listener.security.protocol.map"] += ",SASL_PLAINTEXT:SASL_PLAINTEXT"
             settings["sasl.enabled.mechanisms"] = "PLAIN,SCRAM-SHA-512,OAUTHBEARER"
-            modules = "org.apache.kafka.common.security"
-            users = "".join(f' user_{user}="{word}"' for user, word in self._users.items())
-            for mechanism, login in {
-                "plain": f"{modules}.plain.PlainLoginModule required{users};",
-                "scram-sha-512": f"{modules}.scram.ScramLoginModule required;",
-                "oauthbearer": f"{modules}.oauthbearer.OAuthBearerLoginModule required "
-                'unsecuredLoginStringClaim_sub="broker";',
-            }.items():
-                settings[f"listener.name.sasl_plaintext.{mechanism}.sasl.jaas.config"] = login
+        if self._authority is not None:
+            settings["ssl.keystore.type"] = settings["ssl.truststore.type"] = "PEM"
+            settings["ssl.keystore.location"] = str(self._authority.issue("localhost"))
+            settings["ssl.truststore.location"] = str(self._authority.certificate)
+            settings["listener.name.ssl.ssl.client.auth"] = "required"
         config = self.folder / "server.properties"
         config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         return config
+
+    def _logins(self) -> dict[str, str]:
+        """How each mechanism knows who may log in: mechanism -> JAAS."""
+        modules = "org.apache.kafka.common.security"
+        users = "".join(f' user_{user}="{word}"' for user, word in (self._users or {}).items())
+        return {
+            "plain": f"{modules}.plain.PlainLoginModule required{users};",
+            "scram-sha-512": f"{modules}.scram.ScramLoginModule required;",
+            "oauthbearer": f"{modules}.oauthbearer.OAuthBearerLoginModule required "
+            'unsecuredLoginStringClaim_sub="broker";',
+        }
 
     def _java(self, lib: Path, heap: str, *arguments: str) -> list[str]:
         return [

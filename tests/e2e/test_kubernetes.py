@@ -409,7 +409,7 @@ def test_secrets_are_in_no_layer_object_log_or_checkpoint(submitter, script, uni
             },
         )
         path = script(SECURED)
-        text = path.read_text().replace("sys.argv[1]", repr(broker.secured_servers))
+        text = path.read_text().replace("sys.argv[1]", repr(broker.servers("SASL_PLAINTEXT")))
         path.write_text(text.replace("sys.argv[2:4]", "('in', 'out')").replace("sys.argv[4:]", "sys.argv[1:]"))
         launch = submitter.launch(
             path,

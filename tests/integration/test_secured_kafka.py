@@ -1,6 +1,9 @@
-"""Jobs on a broker that wants a login: what the launcher may look at, the job may read, and the other way round."""
+"""Jobs on a broker that wants a login, or TLS with certificates on both sides: what the launcher may look at, the job
+may read, and the other way round.
+"""
 
 import textwrap
+from dataclasses import replace
 
 import apache_beam as beam
 import pytest
@@ -9,7 +12,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_k8s import ReadFromKafka, WriteToKafka
 from beam_k8s.errors import ConfigError, NoPythonForm
 from beam_k8s.graph import KafkaSink, KafkaSource
+from beam_k8s.launcher import kafka_admin
 from beam_k8s.launcher.kafka_admin import Brokers
+from tests.cluster.certificates import Authority
 from tests.cluster.kafka import KafkaBroker
 from tests.cluster.launch import Launch
 
@@ -42,10 +47,16 @@ COPY = """
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory):
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def secured(authority, tmp_path_factory):
     # A login counts for so long: one that was taken back is noticed then.
     properties = {"connections.max.reauth.ms": "4000"}
-    with KafkaBroker(tmp_path_factory.mktemp("kafka"), users={"ali": PASSWORD}, properties=properties) as broker:
+    folder = tmp_path_factory.mktemp("kafka")
+    with KafkaBroker(folder, users={"ali": PASSWORD}, authority=authority, properties=properties) as broker:
         broker.create_topics({"words": 3})
         broker.produce("words", [(b"k", b"%d" % number) for number in range(100)])
         yield broker
@@ -55,7 +66,7 @@ def source(broker, mechanism, login, **properties):
     return KafkaSource(
         transform_id="r",
         name="Read",
-        bootstrap_servers=broker.secured_servers,
+        bootstrap_servers=broker.servers("SASL_PLAINTEXT"),
         topics=("words",),
         properties={
             "security.protocol": "SASL_PLAINTEXT",
@@ -109,7 +120,7 @@ def test_a_reference_that_is_not_there_names_property_and_way_out(secured, monke
         partition_counts(step)
     with pytest.raises(ConfigError, match=missing_login), Brokers() as brokers:
         brokers.check_sink(sink, None)
-    missing = {"ssl.truststore.location": "/no/ca.pem", "ssl.truststore.type": "PEM"}
+    missing = {"security.protocol": "SSL", "ssl.truststore.location": "/no/ca.pem", "ssl.truststore.type": "PEM"}
     with pytest.raises(ConfigError, match=r"ssl\.truststore\.location is /no/ca\.pem, and no such file"):
         partition_counts(source(secured, "PLAIN", PLAIN, **missing))
 
@@ -117,6 +128,95 @@ def test_a_reference_that_is_not_there_names_property_and_way_out(secured, monke
 def test_a_login_that_only_java_can_do_is_no_error_of_the_user(secured):
     with pytest.raises(NoPythonForm, match="OAUTHBEARER"):
         partition_counts(source(secured, "OAUTHBEARER", OAUTH))
+
+
+@pytest.fixture(scope="module")
+def tls(authority, tmp_path_factory):
+    """How to connect with TLS, by name: with files, with texts, and with a login in place of a certificate."""
+    folder = tmp_path_factory.mktemp("client")
+    certificate = authority.issue("client")
+    key, begin, chain = certificate.read_text().partition("-----BEGIN CERTIFICATE-----")
+    for name, text in {"key": key, "chain": begin + chain, "word": PASSWORD + "\n", "login": PLAIN}.items():
+        (folder / name).write_text(text)
+    trust = {"ssl.truststore.type": "PEM", "ssl.truststore.location": str(authority.certificate)}
+    mutual = {"security.protocol": "SSL", "ssl.keystore.type": "PEM"}
+    return {
+        "files": mutual
+        | trust
+        | {
+            "ssl.keystore.location": str(authority.issue("encrypted", password=PASSWORD)),
+            "ssl.key.password": f"file:{folder}/word",
+        },
+        "texts": mutual
+        | {
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.certificates": f"file:{authority.certificate}",
+            "ssl.keystore.key": f"file:{folder}/key",
+            "ssl.keystore.certificate.chain": f"file:{folder}/chain",
+        },
+        "login": trust
+        | {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "PLAIN",
+            "sasl.jaas.config": f"file:{folder}/login",
+        },
+    }
+
+
+def copy(broker, flags, reads, write, sink):
+    """Copy all words with each way to read them; return the pipeline's result."""
+    pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    servers = {"auto.offset.reset": "earliest"}
+    words = [
+        pipeline | f"Read{number}" >> ReadFromKafka(servers | over(broker, read), ["words"], stop_at="latest")
+        for number, read in enumerate(reads)
+    ]
+    words | beam.Flatten() | WriteToKafka(over(broker, write), sink, delivery_guarantee="exactly_once")
+    return pipeline.run()
+
+
+def over(broker, properties):
+    return {"bootstrap.servers": broker.servers(properties["security.protocol"])} | properties
+
+
+@pytest.fixture(params=["DirectRunner", "FlinkK8s"])
+def flags(request):
+    flags = [f"--runner={request.param}"]
+    if request.param == "FlinkK8s":
+        address = request.getfixturevalue("session_cluster").address
+        flags += ["--k8s_target=local", f"--flink_master={address}", "--checkpointing_interval=1000"]
+    return flags
+
+
+def test_a_job_reads_and_writes_over_tls_as_the_launcher_looks(secured, tls, flags, unique, capsys):
+    secured.create_topics({unique: 1})
+    result = copy(secured, flags, [tls["files"], tls["login"]], tls["texts"], unique)
+    assert result.wait_until_finish() == "DONE"
+    assert sorted(int(record.value) for record in secured.read_topic(unique)) == sorted([*range(100)] * 2)
+    assert "nobody looked" not in capsys.readouterr().err
+
+
+def test_a_job_that_does_not_know_the_authority_ends_in_one_clear_error(secured, tls, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    known = {name: value for name, value in tls["files"].items() if not name.startswith("ssl.truststore")}
+    with pytest.raises(ConfigError, match=r"TLS handshake .* failed .*unable to get local issuer certificate") as error:
+        copy(secured, ["--runner=FlinkK8s", "--k8s_target=local"], [known], known, "words")
+    assert str(error.value).count("handshake") == 1
+    assert "whom we trust (ssl.truststore.location)" in str(error.value)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_broker_of_another_name_and_a_client_without_a_certificate_are_refused(secured, tls, monkeypatch):
+    monkeypatch.setattr(kafka_admin, "TIMEOUT_MS", 5000)
+    elsewhere = secured.servers("SSL").replace("localhost", "127.0.0.1")
+    step = replace(source(secured, "", ""), bootstrap_servers=elsewhere, properties=tls["files"])
+    with pytest.raises(ConfigError, match=r"TLS handshake .* failed .*not valid for '127\.0\.0\.1'"):
+        partition_counts(step)
+    step = replace(step, properties=step.properties | {"ssl.endpoint.identification.algorithm": ""})
+    assert partition_counts(step) == {"words": 3}
+    nobody = {name: value for name, value in step.properties.items() if not name.startswith("ssl.key")}
+    with pytest.raises(ConfigError, match=r"TLS handshake .* failed .*alert(?s:.*)who we are \(ssl\.keystore"):
+        partition_counts(replace(step, properties=nobody))
 
 
 @pytest.fixture
@@ -128,7 +228,7 @@ def launch(secured, tmp_path):
 
     def run(mechanism, login, sink="words"):
         flags = ["--runner=FlinkK8s", "--k8s_target=local", "--checkpointing_interval=1000"]
-        arguments = [secured.secured_servers, mechanism, "words", sink, *flags]
+        arguments = [secured.servers("SASL_PLAINTEXT"), mechanism, "words", sink, *flags]
         launches.append(Launch(script, arguments, tmp_path, {"KAFKA_LOGIN": login} if login else {}))
         launches[-1].wait()
         assert PASSWORD not in launches[-1].output
@@ -174,7 +274,7 @@ def test_a_running_job_whose_login_is_taken_back_tells_it_and_goes_on_when_it_is
     secured.create_topics({unique: 1, words: 2})
     secured.produce(words, [(b"k", b"%d" % number) for number in range(100)])
     login = {"sasl.mechanism": "SCRAM-SHA-512", "sasl.jaas.config": "env:KAFKA_LOGIN"}
-    servers = login | {"bootstrap.servers": secured.secured_servers, "security.protocol": "SASL_PLAINTEXT"}
+    servers = login | {"bootstrap.servers": secured.servers("SASL_PLAINTEXT"), "security.protocol": "SASL_PLAINTEXT"}
     flags = ["--runner=FlinkK8s", "--k8s_target=local", "--k8s_task_slots=1", "--checkpointing_interval=1000"]
     pipeline = beam.Pipeline(options=PipelineOptions(flags))
     (

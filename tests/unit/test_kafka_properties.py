@@ -10,12 +10,14 @@ from kafka.errors import KafkaError
 
 from beam_k8s.errors import ConfigError, NoPythonForm
 from beam_k8s.kafka_properties import client_settings, resolve_reference, resolve_references
+from tests.cluster.certificates import Authority
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SECRET = "hunter2-not-in-any-log"
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required "
+PEM = {"ssl.truststore.type": "PEM", "ssl.keystore.type": "PEM"}
 LOGIN = {
     "security.protocol": "SASL_PLAINTEXT",
     "sasl.mechanism": "PLAIN",
@@ -65,22 +67,18 @@ def test_java_properties_become_kafka_pythons(monkeypatch: pytest.MonkeyPatch) -
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": "SCRAM-SHA-512",
             "sasl.jaas.config": "env:JAAS",
-            "ssl.truststore.location": "/ca.pem",
-            "ssl.truststore.type": "PEM",
-            "ssl.endpoint.identification.algorithm": "",
             "fetch.max.wait.ms": "250",
             "check.crcs": "false",
             "unknown.of.java": "x",
         },
         KafkaConsumer.DEFAULT_CONFIG,
     )
+    assert settings.pop("ssl_context").check_hostname
     assert settings == {
         "security_protocol": "SASL_SSL",
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_plain_username": 'u"x',
         "sasl_plain_password": f"{SECRET};=1",
-        "ssl_cafile": "/ca.pem",
-        "ssl_check_hostname": False,
         "fetch_max_wait_ms": 250,
         "check_crcs": False,
     }
@@ -95,7 +93,16 @@ def test_java_properties_become_kafka_pythons(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"fetch.max.wait.ms": "soon"}, "whole number"),
         ({"check.crcs": "maybe"}, "true or false"),
-        ({"ssl.truststore.location": "/ca.jks"}, "PEM"),
+        ({"ssl.truststore.location": "/ca.jks"}, "ssl.truststore.type is JKS; Kafka's Python client takes PEM only"),
+        ({"ssl.truststore.certificates": "x"}, "set ssl.truststore.type=PEM"),
+        (PEM | {"ssl.truststore.location": "/no/ca.pem"}, "truststore.location is /no/ca.pem, and no such file"),
+        (PEM | {"ssl.truststore.certificates": "x"}, "ssl.truststore.certificates cannot be used"),
+        (PEM | {"ssl.truststore.password": SECRET}, "refuses beside ssl.truststore.type=PEM"),
+        (
+            PEM | {"ssl.keystore.key": SECRET, "ssl.keystore.certificate.chain": "x"},
+            "keystore.key and .* cannot be used",
+        ),
+        (PEM | {"ssl.keystore.key": "-----BEGIN RSA PRIVATE KEY-----"}, "openssl pkcs8 -topk8"),
         ({"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}, "sasl.jaas.config"),
         (LOGIN | {"sasl.jaas.config": f'{PLAIN} user="u" password="{SECRET}";'}, "no username and password"),
         ({"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}, "OAUTHBEARER"),
@@ -105,7 +112,7 @@ def test_properties_that_kafka_python_cannot_take_are_named(properties: dict, sa
     from kafka import KafkaConsumer
 
     with pytest.raises(ConfigError, match=says) as error:
-        client_settings(properties, KafkaConsumer.DEFAULT_CONFIG)
+        client_settings({"security.protocol": "SSL"} | properties, KafkaConsumer.DEFAULT_CONFIG)
     assert SECRET not in str(error.value)
 
 
@@ -120,7 +127,6 @@ def test_properties_that_kafka_python_cannot_take_are_named(properties: dict, sa
         LOGIN | {"sasl.jaas.config": 'x.ScramLoginModule required username="u" password="p" tokenauth="true";'},
         {"security.protocol": "SSL", "ssl.truststore.location": "/ca.jks"},
         {"security.protocol": "SSL", "ssl.keystore.location": "/me.p12", "ssl.keystore.type": "PKCS12"},
-        {"security.protocol": "SSL", "ssl.truststore.certificates": "-----BEGIN CERTIFICATE-----"},
         {"security.protocol": "SSL", "ssl.engine.factory.class": "com.example.Engine"},
     ],
 )
@@ -131,26 +137,39 @@ def test_what_only_javas_client_can_use_is_told_from_what_is_wrong(properties: d
         client_settings(properties, KafkaAdminClient.DEFAULT_CONFIG)
 
 
-def test_a_private_authority_and_a_certificate_of_ones_own_have_a_python_form() -> None:
+@pytest.mark.parametrize("password", ["", SECRET])
+def test_a_private_authority_and_a_certificate_of_ones_own_have_a_python_form(tmp_path: Path, password: str) -> None:
     from kafka import KafkaAdminClient
 
-    assert client_settings(
-        {
+    authority = Authority(tmp_path)
+    mine = authority.issue("me", password=password)
+    (tmp_path / "password").write_text(password)
+    settings = client_settings(
+        PEM
+        | {
             "security.protocol": "ssl",
-            "ssl.truststore.location": "/ca.pem",
-            "ssl.truststore.type": "PEM",
-            "ssl.keystore.location": "/me.pem",
-            "ssl.keystore.type": "PEM",
-            "ssl.key.password": SECRET,
+            "ssl.truststore.location": str(authority.certificate),
+            "ssl.keystore.location": str(mine),
+            "ssl.key.password": f"file:{tmp_path}/password",
+            "ssl.endpoint.identification.algorithm": "",
             "ssl.cipher.suites": "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
         },
         KafkaAdminClient.DEFAULT_CONFIG,
-    ) == {
-        "security_protocol": "SSL",
-        "ssl_cafile": "/ca.pem",
-        "ssl_certfile": "/me.pem",
-        "ssl_password": SECRET,
-    }
+    )
+    context = settings.pop("ssl_context")
+    assert settings == {"security_protocol": "SSL"}
+    assert not context.check_hostname
+    assert [each["subject"] for each in context.get_ca_certs()] == [((("commonName", "authority"),),)]
+
+
+def test_a_wrong_password_of_a_key_is_told_and_nobody_is_asked_for_one(tmp_path: Path) -> None:
+    from kafka import KafkaAdminClient
+
+    mine = Authority(tmp_path).issue("me", password=SECRET)
+    properties = PEM | {"security.protocol": "SSL", "ssl.keystore.location": str(mine)}
+    for word in ({}, {"ssl.key.password": "wrong"}):
+        with pytest.raises(ConfigError, match=r"ssl\.keystore\.location cannot be used.*(?s:.*)ssl\.key\.password"):
+            client_settings(properties | word, KafkaAdminClient.DEFAULT_CONFIG)
 
 
 def test_all_missing_references_are_named_at_once(tmp_path: Path) -> None:
