@@ -14,7 +14,8 @@ import org.apache.flink.streaming.api.transformations.TwoInputTransformation;
 /**
  * Mends Beam's streaming operators where Beam 2.62 leaves no other way in: between the translation
  * of the pipeline and its execution. What is mended, and why, stands in {@link IdleAfterBundles},
- * {@link BundleSize}, {@link HarnessBuffer}, {@link StateGate} and {@link SideInputCoders}.
+ * {@link BundleSize}, {@link HarnessBuffer}, {@link StateGate}, {@link SideInputCoders} and {@link
+ * GroupByWindow}.
  */
 final class BeamOperators {
   static final String OTHER_VERSION = "another version of Beam or Flink than this is made for";
@@ -43,8 +44,14 @@ final class BeamOperators {
           && ((SimpleOperatorFactory<?>) factory).getOperator() instanceof DoFnOperator) {
         DoFnOperator<?, ?> operator =
             (DoFnOperator<?, ?>) ((SimpleOperatorFactory<?>) factory).getOperator();
-        SideInputCoders.mend(operator);
-        operatorFactory.set(transformation, new IdleAfterBundles<>(operator));
+        GroupByWindow<?, ?> grouping = GroupByWindow.inPlaceOf(operator);
+        if (grouping != null) {
+          operatorFactory.set(transformation, SimpleOperatorFactory.of(grouping));
+          transformation.setUid(transformation.getUid() + GroupByWindow.UID_SUFFIX);
+        } else {
+          SideInputCoders.mend(operator);
+          operatorFactory.set(transformation, new IdleAfterBundles<>(operator));
+        }
       }
     } catch (IllegalAccessException e) {
       throw new IllegalStateException(e);
