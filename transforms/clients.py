@@ -86,6 +86,9 @@ class Consumer(Protocol):
         It is what the last fetch reported, or at most END_AGE_S old: cheap enough to be asked once a poll.
         """
 
+    def log_end(self, of: TopicPartition) -> int | None:
+        """End offset of all there is, open transactions included, as the last fetch reported; None if not known."""
+
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Commit offsets for the group."""
 
@@ -225,6 +228,9 @@ class _KafkaPythonConsumer:
         return position
 
     def high_water(self, of: TopicPartition) -> int | None:
+        return self.log_end(of)
+
+    def log_end(self, of: TopicPartition) -> int | None:
         found: int | None = self._consumer.highwater(self._name(*of))
         return found
 

@@ -228,10 +228,11 @@ def to_micros(time_ms: int) -> int:
 class WatermarkRule:
     """How far event time [ms] of a partition is known to be: no record older than it is expected.
 
-    On Flink a partition that is idle (no backlog for the idle timeout) is left out of the minimum over partitions. A
-    splittable DoFn has one watermark a restriction and no way to leave it out, so an idle one must advance by the clock
-    instead, or it would hold back all others. It stays the idle timeout plus the out-of-orderness behind the clock: as
-    the partition turns idle, its watermark is where it ran out of records. A partition with backlog is never idle.
+    On Flink a partition that is idle (for the idle timeout it had no backlog, nor records of an open transaction) is
+    left out of the minimum over partitions. A splittable DoFn has one watermark a restriction and no way to leave it
+    out, so an idle one must advance by the clock instead, or it would hold back all others. It stays the idle timeout
+    plus the out-of-orderness behind the clock: as the partition turns idle, its watermark is where it ran out of
+    records. A partition with backlog is never idle.
 
     Two things cannot be as on Flink. If all partitions are idle, Flink's watermark stays; here records older than both
     times together are then late. And one that never held a record is left out at once there; here it must wait like the

@@ -94,6 +94,8 @@ class FakeConsumer:
     def high_water(self, of: TopicPartition) -> int | None:
         return self.broker.ends[of]
 
+    log_end = high_water
+
     def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
         if self.broker.broken:
             raise KafkaError("broken")

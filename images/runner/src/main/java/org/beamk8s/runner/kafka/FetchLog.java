@@ -113,19 +113,32 @@ public final class FetchLog {
     /** The offset after the partition's last record as far as the consumer knows, or unknown. */
     public final long end;
 
+    /** Whether there are records beyond the end, of a transaction that may yet be committed. */
+    private final boolean open;
+
     public Position(long next, long end) {
+      this(next, end, false);
+    }
+
+    public Position(long next, long end, boolean open) {
       this.next = next;
       this.end = end;
+      this.open = open;
     }
 
     /** With the end that an answer tells of the same place, or unknown if that did not come. */
     public Position with(Position answer) {
       boolean unknown = answer.end == END_UNKNOWN;
-      return new Position(next, unknown ? END_UNKNOWN : Math.max(end, answer.end));
+      return new Position(next, unknown ? END_UNKNOWN : Math.max(end, answer.end), open);
     }
 
     public boolean isCaughtUp() {
       return end != END_UNKNOWN && next >= end;
+    }
+
+    /** Caught up, and no older record is on its way: one of an open transaction was written before. */
+    boolean isQuiet() {
+      return isCaughtUp() && !open;
     }
 
     /** End offset 0: not even a record that was deleted later. */

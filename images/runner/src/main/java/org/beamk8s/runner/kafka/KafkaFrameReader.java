@@ -142,10 +142,13 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     for (TopicPartition partition : partitions.values()) {
       Position position = positions.get(partition);
       if (position != null && position.isCaughtUp()) {
-        watermarks.caughtUp(partition, position.neverHeldRecord(), entry.fetchedAt);
         stalled.caughtUp(partition);
       } else {
         stalled.behind(partition, entry.fetchedAt);
+      }
+      if (position != null && position.isQuiet()) {
+        watermarks.caughtUp(partition, position.neverHeldRecord(), entry.fetchedAt);
+      } else {
         watermarks.behind(partition);
       }
     }

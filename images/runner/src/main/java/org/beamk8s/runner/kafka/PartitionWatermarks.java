@@ -16,7 +16,8 @@ import java.util.Map;
  *   <li>A partition of which nothing is known holds the watermark where it is. Flink's own
  *       per-split watermarks hold it too until the idleness timeout, and then leave the partition
  *       out although it has a backlog that just was not fetched yet.
- *   <li>A partition is idle, and left out, only while it is known to have no backlog. Then it must
+ *   <li>A partition is idle, and left out, only while it is known to have no backlog, nor records
+ *       of an open transaction, which are old when it is committed. Then it must
  *       stay so for the idle timeout, as its next record may be on its way; except if the partition
  *       never held a record, as an empty topic should not hold others up. That nothing is heard of
  *       a partition is no such knowledge, as its broker may be gone and another one take its

@@ -1,6 +1,7 @@
 package org.apache.flink.connector.kafka.source.reader;
 
 import java.io.IOException;
+import java.lang.reflect.Field;
 import java.time.Duration;
 import java.util.Collections;
 import java.util.HashMap;
@@ -22,6 +23,8 @@ import org.apache.kafka.clients.consumer.LogTruncationException;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.consumer.OffsetCommitCallback;
 import org.apache.kafka.clients.consumer.OffsetOutOfRangeException;
+import org.apache.kafka.clients.consumer.internals.SubscriptionState;
+import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.errors.TimeoutException;
@@ -66,6 +69,9 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
   private final FetchLog log;
   private final boolean goesOnAfterLoss;
 
+  /** A consumer of committed records tells of these only; its fetches tell of others, too. */
+  private final SubscriptionState subscriptions;
+
   /** Where a bounded read ends: what lies beyond is no backlog. */
   private final Map<TopicPartition, Long> stops = new HashMap<>();
 
@@ -88,7 +94,21 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     super(properties, context, metrics);
     this.log = log;
     this.goesOnAfterLoss = goesOnAfterLoss;
+    subscriptions = subscriptions(consumer());
     log.onQuestion(this::wakeUp);
+  }
+
+  private static SubscriptionState subscriptions(KafkaConsumer<?, ?> consumer) {
+    try {
+      Field delegate = KafkaConsumer.class.getDeclaredField("delegate");
+      delegate.setAccessible(true);
+      Object client = delegate.get(consumer);
+      Field subscriptions = client.getClass().getDeclaredField("subscriptions");
+      subscriptions.setAccessible(true);
+      return (SubscriptionState) subscriptions.get(client);
+    } catch (ReflectiveOperationException e) {
+      throw new IllegalStateException("another version of Kafka's client than this is made for", e);
+    }
   }
 
   @Override
@@ -241,7 +261,11 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
   }
 
   private Position position(TopicPartition partition, long next, long end) {
-    return new Position(next, Math.min(end, stops.getOrDefault(partition, Long.MAX_VALUE)));
+    Long written = subscriptions.partitionLag(partition, IsolationLevel.READ_UNCOMMITTED);
+    return new Position(
+        next,
+        Math.min(end, stops.getOrDefault(partition, Long.MAX_VALUE)),
+        written != null && written > 0);
   }
 
   private long end(TopicPartition partition, long position) {
