@@ -1,7 +1,7 @@
 """The plan of who knows trace, capacity and pause beforehand: dynamic programming over two-minute segments.
 
-Least seconds over the backlog's goal first, then least pod hours. It is a plan for the fluid job (all workers alike,
-capacity as the skew leaves it); what it costs is then measured on the same plant as everybody else.
+Least pod seconds, each second over the backlog's goal counted as 200 of them. It is a plan for the fluid job (all
+workers alike, capacity as the skew leaves it); what it costs is then measured on the same plant as everybody else.
 """
 
 from __future__ import annotations
