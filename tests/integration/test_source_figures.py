@@ -4,6 +4,7 @@ import re
 import time
 
 import apache_beam as beam
+import pytest
 import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -13,6 +14,9 @@ from beam_k8s.flink_conf import PROMETHEUS
 from beam_k8s.launcher import flink_rest, watch
 from tests.cluster.exact import PARTITIONS, ExactJob, SlowCount
 from tests.cluster.kafka import free_ports
+
+# kafka-python leaves one behind whose connection took too long, on a busy machine
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 RECORDS = 20_000
 SIZE = 2001
