@@ -53,7 +53,7 @@ def threshold(seen: Evaluation, _: Memory, settings: AutoscalerSettings) -> Wish
 def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> Wish:
     """As few workers as keep the backlog time below its goal, knowing what a rescale costs.
 
-    Up when staying would miss the goal for longer than a rescale takes, twice that after a change: to the fewest
+    Up when staying would miss the goal for longer than two rescales and the time to see them take: to the fewest
     workers that do the input to be expected and work the backlog off in ``recover``. Where they wait for something, a
     web service or a slow sink, half as many more are tried. Down when even the highest input of some time (``calm``
     pauses) needs fewer, or when those beyond its need add next to nothing. Capacity is what workers have shown, pauses
@@ -63,9 +63,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     rates = [rate for _, rate in seen.inputs[-2:]] or [seen.input_rate]
     rate = sum(rates) / len(rates)
     lead = settings.settle + settings.window / 2 + pause
-    patience = pause + lead / 2
-    if seen.at < memory.rescaled_at + pause + settings.recover:
-        patience *= 2  # what the last change has left behind is being worked off
+    patience = 2 * pause + lead
     expected = rate + lead * _trend(seen.inputs, lead)
     behind = seen.backlog * seen.farthest
     if not memory.capacity and seen.least_backlog_time <= _SATURATED:
@@ -99,7 +97,8 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
         if rates[-1] > _STEEP * rates[0] and behind <= goal:
             return Wish(now, f"{state}: it rises steeply, to where is not known yet")
         lasts, lasted = _excursions(seen.inputs, can)
-        if lasts is not None and lasted > 0 and lasts <= 1.25 * lasted < lead + pause and behind <= 3 * goal:
+        again = lasted > 0 and lasts <= 1.25 * lasted < lead + pause and (lasts > 0 or expected >= can)
+        if again and behind <= 3 * goal:
             return Wish(
                 now, f"{state}: so much came for {_time(lasted)} before, a change would take {_time(lead + pause)}"
             )
@@ -112,7 +111,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     peak = max([expected, *((a + b) / 2 for a, b in pairwise(recent))])
     late = max(0.0, pause + _REPLAY - settings.backlog_slo)  # after the change; else there would be another at once
     does = abilities()
-    bare = _fewest(does, peak * max(_BARE, 1 + late / (2 * pause + lead)))
+    bare = _fewest(does, peak * max(_BARE, 1 + late / patience))
     target = min(now, _rewarding(does, bare, min(now, _fewest(does, needed(peak)))))
     if target > _WORTH * now:
         return Wish(now, state)
@@ -207,8 +206,8 @@ def _trend(inputs: tuple[tuple[float, float], ...], seconds: float) -> float:
     return max(0.0, min((middle - low) / (b - a), (high - middle) / (c - b)))
 
 
-def _excursions(inputs: tuple[tuple[float, float], ...], above: float) -> tuple[float | None, float]:
-    """For how long the input has been above a rate now (None: it is not), and for how long the longest time before."""
+def _excursions(inputs: tuple[tuple[float, float], ...], above: float) -> tuple[float, float]:
+    """For how long the input has been above a rate now, and for how long the longest time before; 0: not at all."""
     lasted, begun, last = 0.0, None, 0.0
     for at, rate in inputs:
         if rate > above and begun is None:
@@ -216,7 +215,7 @@ def _excursions(inputs: tuple[tuple[float, float], ...], above: float) -> tuple[
         elif rate <= above and begun is not None:
             lasted, begun = max(lasted, at - begun), None
         last = at
-    return (None if begun is None else last - begun), lasted
+    return (0.0 if begun is None else last - begun), lasted
 
 
 def _time(seconds: float) -> str:

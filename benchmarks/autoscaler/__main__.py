@@ -35,7 +35,7 @@ PRICE = 0.2
 GOAL_ORACLE = 1.5
 """Pod hours of ours to the oracle's, at most, on each trace, of all its jobs for which the oracle keeps the goal."""
 _ORACLE = "oracle (hindsight)"
-_JUDGED = 1000
+_JUDGED = 2000
 """First seed of the jobs that are judged: none that anything was tuned or tried on."""
 _ALIKE = 1.01
 """Less than a hundredth is no difference."""
