@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import uuid
@@ -27,6 +28,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The machines that run this are shared: how long an example takes says nothing.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+
+@pytest.fixture(autouse=True)
+def _no_warning_of_another_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test with filters of its own leaves behind is collected under them, and not in some later test."""
+    yield
+    if request.node.get_closest_marker("filterwarnings"):
+        gc.collect()
 
 
 class TopicFactory(Protocol):
