@@ -64,7 +64,13 @@ def test_late_records_are_counted_and_told_of(session_cluster, broker, topic, ca
         result.cancel()
 
 
-@pytest.mark.parametrize("policy", [ReadFromKafka.create_time_policy, lambda record: record.timestamp / 1000])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        ReadFromKafka.create_time_policy,
+        pytest.param(lambda record: record.timestamp / 1000, marks=pytest.mark.slow, id="python"),
+    ],
+)
 def test_records_of_a_transaction_are_not_late_however_long_it_was_open(session_cluster, broker, topic, policy):
     """Meanwhile other partitions have gone on, and its own has nothing that may be read."""
     source, idle_seconds = topic(2), 2
