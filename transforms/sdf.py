@@ -448,9 +448,9 @@ class _ReadParts(beam.DoFn):
             yield from map(self._frame, empty)
             if without_backlog and not todo.is_limited:
                 (part,) = todo.parts  # as every read without limits has
-                written = assigned.consumer.log_end(TopicPartition(part.topic, part.partition)) or 0
-                if written > part.next:  # an open transaction's, which are old when it is committed
-                    self._ran_dry.pop(TopicPartition(part.topic, part.partition), None)
+                name = TopicPartition(part.topic, part.partition)
+                if (assigned.consumer.log_end(name) or 0) > part.next:  # an open transaction's: old when committed
+                    self._ran_dry.pop(name, None)
                 elif (time_ms := self._rule.without_backlog(self._dry_since(part, now), now)) is not None:
                     _set_watermark(watermark, time_ms)
                 tracker.defer_remainder(Duration(micros=int(IDLE_DELAY_S * 1e6)))

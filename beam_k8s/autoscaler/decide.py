@@ -17,9 +17,7 @@ __all__ = ["decide"]
 _POLICIES = {"balanced": balanced, "threshold": threshold}
 
 
-def decide(
-    seen: Evaluation, limits: Limits, memory: Memory, settings: AutoscalerSettings, quota: int | None = None
-) -> Decision:
+def decide(seen: Evaluation, limits: Limits, memory: Memory, settings: AutoscalerSettings) -> Decision:
     """What to do.
 
     Args:
@@ -27,7 +25,6 @@ def decide(
         limits: of the job now. A job outside ``least`` and ``most`` is brought back whatever the policy wants.
         memory: what was done before.
         settings: the policy and its thresholds.
-        quota: which of the limits is that of the namespace's quotas, for people; None: they limit nothing.
     """
     unseen = seen.workers != memory.target and seen.at < memory.rescaled_at + settings.provision_timeout
     if seen.at <= memory.rescaled_at or unseen:
@@ -59,7 +56,7 @@ def decide(
                 Reason.FUTILE,
                 f"{wish.text}; more than {futile.workers} did not help, they are tried again in {minutes} min",
             )
-        if quota is not None and quota <= limits.useful < limits.most:
-            return Hold(Reason.AT_LIMIT, f"{wish.text}; the namespace's quotas have room for {quota}")
+        if limits.quota is not None and limits.quota <= limits.useful < limits.most:
+            return Hold(Reason.AT_LIMIT, f"{wish.text}; the namespace's quotas have room for {limits.quota}")
         return Hold(Reason.AT_LIMIT, f"{wish.text}; {limits.useful} is the most that is allowed or has partitions")
     return Hold(Reason.FINE, wish.text)

@@ -16,7 +16,6 @@ __all__ = ["learn_capacity", "learn_gain", "learn_pause", "rescaled"]
 
 _NEW = 0.3
 """Weight of what is new."""
-_SATURATED = 2.0
 _FULL = 0.95
 """Of full CPU: as good as full."""
 _IDLE = 0.03
@@ -28,9 +27,7 @@ _STEADY = 1.15
 _GAIN = 0.1
 """Least share of what more workers promise that they must bring: the default of the Flink operator's autoscaler
 (``job.autoscaler.scaling.effectiveness.threshold``)."""
-
-
-_HALF = 0.5
+_GAIN_OF_WAITING = 0.5
 """That of workers that wait for something: what they share gives more of them a bit more at times."""
 
 
@@ -44,7 +41,7 @@ def learn_capacity(memory: Memory, seen: Evaluation, settings: AutoscalerSetting
     known = memory.capacity.get(n)
     if min(seen.throughput, seen.sustained, used) <= 0 or waits(seen, settings):
         return memory
-    if used > _FULL and seen.least_backlog_time <= _SATURATED:
+    if used > _FULL and not seen.saturated:
         return memory
     tells = used > _TELLING and seen.best < _STEADY * seen.throughput
     if known is None and not tells and memory.capacity:
@@ -80,7 +77,7 @@ def learn_pause(memory: Memory, before: Observation | None, seen: Observation, i
 
 def rescaled(memory: Memory, change: Rescale, seen: Evaluation, now: float) -> Memory:
     """What is to be remembered of a change that is asked for now, for what the job is like."""
-    more = change.target > change.current and seen.least_backlog_time > _SATURATED
+    more = change.target > change.current and seen.saturated
     rise = Rise(seen.ready, seen.best) if more else None
     return replace(memory, rescaled_at=now, target=change.target, rise=rise)
 
@@ -96,10 +93,10 @@ def learn_gain(memory: Memory, seen: Evaluation, settings: AutoscalerSettings) -
     if rise is None or seen.at <= memory.rescaled_at or seen.ready != memory.target:
         return memory
     promised = rise.rate * (memory.target / rise.workers - 1)
-    helped = seen.best >= rise.rate + (_HALF if waiting else _GAIN) * promised
+    helped = seen.best >= rise.rate + (_GAIN_OF_WAITING if waiting else _GAIN) * promised
     if helped and waiting:  # each for itself: what they do is what they can do, whatever their CPU
         return replace(memory, rise=None, futile=None, capacity={rise.workers: rise.rate, seen.ready: seen.best})
-    if helped or seen.least_backlog_time <= _SATURATED:
+    if helped or not seen.saturated:
         return replace(memory, rise=None, futile=None)
     if seen.at < memory.rescaled_at + settings.settle + 2 * settings.window + (memory.pause or 0.0):
         return memory

@@ -95,7 +95,7 @@ class Autoscaler:
         limits = Limits.of(
             self._settings.min_workers, self._settings.max_workers, observation.useful, observation.quota
         )
-        return decide(found, limits, self._memory or memory, self._settings, observation.quota), found
+        return decide(found, limits, self._memory or memory, self._settings), found
 
     def _learn(self, observation: Observation, found: Evaluation | Hold) -> None:
         assert self._memory is not None  # noqa: S101 - for the type checker

@@ -89,6 +89,10 @@ class Observation:
     """Of one worker: so many subtasks it has."""
 
 
+_SATURATED = 2.0
+"""Seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What a window of observations comes to."""
@@ -123,6 +127,11 @@ class Evaluation:
     """Subtasks of one worker."""
 
     @property
+    def saturated(self) -> bool:
+        """Whether the workers had more than 2 s of backlog before them all the time: they were never short of work."""
+        return self.least_backlog_time > _SATURATED
+
+    @property
     def input_rate(self) -> float:
         """What is written to the topics. Never negative."""
         return max(0.0, self.growth + self.throughput)
@@ -143,11 +152,14 @@ class Limits:
     most: int
     useful: int
     """What scaling up may reach; from ``least`` to ``most``."""
+    quota: int | None = None
+    """What there is room for; None: no limit."""
 
     @classmethod
-    def of(cls, least: int, most: int, *caps: int | None) -> Self:
+    def of(cls, least: int, most: int, partitions: int | None = None, quota: int | None = None) -> Self:
         """Bounds, and what else caps scaling up; None caps nothing."""
-        return cls(least, most, max(least, min(most, *(cap for cap in caps if cap is not None), most)))
+        caps = [cap for cap in (partitions, quota) if cap is not None]
+        return cls(least, most, max(least, min(most, *caps, most)), quota)
 
 
 class Rise(NamedTuple):

@@ -66,7 +66,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     patience = 2 * pause + lead
     expected = rate + lead * _trend(seen.inputs, lead)
     behind = seen.backlog * seen.farthest
-    if not memory.capacity and seen.least_backlog_time <= _SATURATED:
+    if not memory.capacity and not seen.saturated:
         return Wish(now, "what the workers can do is not known yet")
     known = memory.capacity or {now: max(seen.throughput, 1.0)}
     can = capacity_of(now, known) * evenness(now * seen.slots, seen.shares)
@@ -122,8 +122,6 @@ _PAUSE = 60.0
 """Seconds; what a rescale is taken to cost before one was seen."""
 _REPLAY = 10.0
 """Seconds of work that a restart does again: a checkpoint interval."""
-_SATURATED = 2.0
-"""Seconds of backlog that workers always had before them: they were never short of work."""
 _LONGEST_CALM = 1500.0
 """Seconds; the workers are not kept longer for what may come."""
 _FORESIGHT = 600.0
@@ -162,7 +160,7 @@ def _rewarding(does: Sequence[float], bare: int, wanted: int) -> int:
 def waits(seen: Evaluation, settings: AutoscalerSettings) -> bool:
     """Whether workers with a backlog wait for something else, which their partitions do not explain."""
     half = settings.full_cpu / 2 * evenness(seen.ready * seen.slots, seen.shares)
-    return seen.least_backlog_time > _SATURATED and seen.cpu < half
+    return seen.saturated and seen.cpu < half
 
 
 def evenness(subtasks: int, shares: tuple[float, ...]) -> float:

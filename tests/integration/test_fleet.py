@@ -232,6 +232,7 @@ def test_of_two_whose_selectors_choose_the_same_jobs_one_changes_each(kube):
 
 def test_a_job_whose_change_is_throttled_keeps_no_other_waiting_and_is_changed_later(kube, monkeypatch):
     monkeypatch.setattr("beam_k8s.launcher.fleet.THREADS", 1)
+    monkeypatch.setattr("beam_k8s.launcher.kube._PATIENCE_SECONDS", 3600)  # of who waits until he is served
     throttles, refused, ask = threading.Event(), threading.Event(), kube._client.call_api
 
     def call_api(path: str, method: str, **arguments: object) -> object:
@@ -246,11 +247,9 @@ def test_a_job_whose_change_is_throttled_keeps_no_other_waiting_and_is_changed_l
     service = KubernetesOperatorService(kube, cache=False)
     with running(kube):
         await_that(refused.is_set)
-        began = time.monotonic()
         for number in (1, 2):
             create(kube, job(number))
         await_that(lambda: scaled(service) == 2)
-        assert time.monotonic() - began < 50, "for a minute a patient one asks again"
         throttles.clear()
         await_that(lambda: scaled(service) == 3)
 

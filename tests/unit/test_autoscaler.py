@@ -442,7 +442,7 @@ def test_balanced_adds_nothing_beyond_what_partitions_keep_busy():
     assert skewed.target == 8  # no number of workers keeps up with the first partition
 
 
-def test_balanced_counts_the_workers_that_partitions_keep_busy():
+def test_balanced_knows_that_partitions_are_dealt_out_to_subtasks():
     """Two workers of four slots read 12 partitions: four subtasks have two each, and can do 3/4 of what all could."""
     inputs = tuple((at, 3400.0) for at in range(200, 1001, 15))
     memory = Memory(capacity={2: 4000.0}, pause=20.0)
@@ -452,7 +452,7 @@ def test_balanced_counts_the_workers_that_partitions_keep_busy():
     assert isinstance(decide(one, LIMITS, memory, AutoscalerSettings()), Hold)
 
 
-def test_balanced_counts_the_partitions_of_a_worker():
+def test_balanced_counts_the_workers_that_partitions_keep_busy():
     even = shown(inputs=((985, 5000.0), (1000, 5000.0)), throughput=4000, cpu=0.9)
     assert even.target == 6
     six = shown(inputs=((985, 5000.0), (1000, 5000.0)), throughput=4000, cpu=0.9, shares=(1 / 8,) * 8)

@@ -39,7 +39,7 @@ import org.joda.time.Instant;
 /**
  * A GroupByKey whose windows give one result each, when the watermark passes their end: fixed or
  * sliding windows, default trigger, no allowed lateness. It does in Flink's state and timers what
- * Beam's operator does in general ones of its own, at a tenth of the cost of a key and window; its
+ * Beam's operator does in general ones of its own, which cost far more for each key and window; its
  * results are the same, pane and late records included.
  *
  * <p>Beam calls a record late when its window has ended before the watermark, and a window ended
