@@ -11,12 +11,10 @@ from beam_k8s.errors import Conflict, KafkaError, LocalClusterError
 from beam_k8s.graph import KafkaSource
 from beam_k8s.launcher import kafka_admin
 from beam_k8s.launcher.kafka_admin import Connections, EndOffsets
-from tests.cluster.exact import PARTITIONS, ExactJob, Producer, SlowCount
+from tests.cluster.exact import PARTITIONS, UNCLOSED, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import KafkaBroker
 
-# A busy machine makes kafka-python's metadata refresh end late, and it drops that connection unclosed: these tests read
-# topics again and again while a job runs.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = UNCLOSED
 
 
 def test_workers_come_with_a_backlog_and_go_without_one(broker, topic, tmp_path, monkeypatch, capfd):

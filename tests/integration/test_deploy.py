@@ -19,8 +19,9 @@ from beam_k8s.launcher.port_forward import REST_PORT
 from beam_k8s.launcher.service import NEEDED, KubernetesOperatorService
 from beam_k8s.status import job_status
 from tests.cluster.api_server import ApiServer
-from tests.integration.test_fleet import Overloaded, await_that, job
+from tests.integration.test_fleet import Overloaded, job
 from tests.integration.test_fleet import running as fleet_of
+from tests.waiting import await_that
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,16 +11,14 @@ import psutil
 import pytest
 from kafka.errors import KafkaError
 
-from tests.cluster.exact import PARTITIONS, ExactJob, Producer, SlowCount
+from tests.cluster.exact import PARTITIONS, UNCLOSED, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import KafkaBroker
 
 RATE = 300
 """Records a second: a stateful Python DoFn asks Flink for its state by the record."""
 
 
-# A busy machine makes kafka-python's metadata refresh end late, and it drops that connection unclosed: these tests read
-# topics again and again while a job runs.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = UNCLOSED
 PARTS = ("taskmanager", "harness", "jobmanager")
 BROKERS = ("broker", "leader")
 TWICE = dict.fromkeys(

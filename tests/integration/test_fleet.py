@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -28,9 +27,10 @@ from benchmarks.fleet import Simulated
 from benchmarks.service import NAMESPACE, create, deployment
 from tests.cluster.api_server import ApiServer
 from tests.cluster.launch import ROOT
+from tests.waiting import await_that
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -44,13 +44,6 @@ class Overloaded(Simulated):
     def __init__(self, job, workers, sources, slots, connections):
         assert [source.topics for source in sources] == [("flights",)]
         super().__init__(job)
-
-
-def await_that(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import re
 import time
 
 import apache_beam as beam
-import pytest
 import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -12,11 +11,10 @@ from beam_k8s import ReadFromKafka
 from beam_k8s.autoscaler.model import Memory, Rescale
 from beam_k8s.flink_conf import PROMETHEUS
 from beam_k8s.launcher import flink_rest, watch
-from tests.cluster.exact import PARTITIONS, ExactJob, SlowCount
+from tests.cluster.exact import PARTITIONS, UNCLOSED, ExactJob, SlowCount
 from tests.cluster.kafka import free_ports
 
-# kafka-python leaves one behind whose connection took too long, on a busy machine
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = UNCLOSED
 
 RECORDS = 20_000
 SIZE = 2001

@@ -1,7 +1,6 @@
 """The thread of a launcher that scales its job, and the ticks of a fleet: they end when they should and not before."""
 
 import threading
-import time
 import uuid
 
 import pytest
@@ -14,6 +13,7 @@ from beam_k8s.launcher.result import FlinkK8sPipelineResult
 from beam_k8s.launcher.target import Observation
 from beam_k8s.settings import Settings
 from beam_k8s.status import job_status
+from tests.waiting import await_that
 
 THREAD = "autoscaler flights"
 
@@ -70,13 +70,6 @@ def scaled(job, journal=None):
     return Autoscaling(job, [], settings, journal)
 
 
-def eventually(what):
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("end", ["DONE", "FAILED", "Ctrl-C"])
 def test_it_ends_with_what_its_launcher_waits_for_and_lets_others_scale(end):
     job = Job()
@@ -107,7 +100,7 @@ def test_a_tick_that_fails_in_a_way_nobody_has_thought_of_is_logged_and_others_f
     job.why = fails
     autoscaling = scaled(job, journal)
     result = FlinkK8sPipelineResult(job, autoscaling=autoscaling)
-    eventually(lambda: len(journal.told) > 2)
+    await_that(lambda: len(journal.told) > 2)
     assert set(journal.told) == {Hold(Reason.NOT_OURS, "it rests")}
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "A tick of the autoscaler failed job=flights" in record.getMessage()

@@ -5,7 +5,6 @@ ends it.
 from __future__ import annotations
 
 import queue
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ from beam_k8s import names
 from beam_k8s.errors import NotFound
 from beam_k8s.launcher import cache
 from beam_k8s.launcher.cache import JobCache, JobIndex
+from tests.waiting import await_that
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 NAMESPACES, NAMES, IDS = ("a", "b"), ("x", "y"), ("id0", "id1", "id2")
 
@@ -106,13 +106,6 @@ def job(name: str, version: int = 1, **conf: str) -> tuple[str, dict[str, Any]]:
 OPEN = ("OPEN", {})
 
 
-def eventually(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def slots(known: JobCache) -> dict[str, tuple[str, int]]:
     return {each.name: (each.state, each.slots) for each in known.all("a", {}) or ()}
 
@@ -128,7 +121,7 @@ def test_a_job_that_cannot_be_read_says_why_and_hides_no_other(wrong: str) -> No
         assert "kubectl edit" in reason
         server.events.put(job("good", 2, **{"taskmanager.numberOfTaskSlots": "4"}))
         server.events.put(job("bad", 3, **{"taskmanager.numberOfTaskSlots": "2"}))
-        eventually(lambda: slots(known) == {"good": ("STARTING", 4), "bad": ("STARTING", 2)})
+        await_that(lambda: slots(known) == {"good": ("STARTING", 4), "bad": ("STARTING", 2)})
 
 
 @pytest.mark.parametrize("end", [NotFound("the kind is not known"), RuntimeError("nobody has thought of it")])
@@ -140,8 +133,8 @@ def test_a_watch_that_ends_is_no_knowledge_any_more_and_another_begins(
     with closing(JobCache(server, "a", "")) as known:  # type: ignore[arg-type]
         assert known.all("a", {}) is not None
         server.events.put(end)
-        eventually(lambda: known.all("a", {}) is None)
+        await_that(lambda: known.all("a", {}) is None)
         assert known.by_name("a", "one") is None  # who reads asks the server
         for event in (job("two"), OPEN):
             server.events.put(event)
-        eventually(lambda: slots(known).keys() == {"two"})
+        await_that(lambda: slots(known).keys() == {"two"})

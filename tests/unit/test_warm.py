@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ import pytest
 from beam_k8s.names import WORKER_LINE
 from beam_k8s.transforms import warm
 from beam_k8s.transforms.boot import LOG_OUTPUT
+from tests.waiting import await_that
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has warm processes")
 
@@ -86,13 +86,6 @@ class Jvm:
         self.process.communicate()
         self.warm.wait()
         self.silent.close()
-
-
-def await_that(what):
-    until = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @pytest.fixture
