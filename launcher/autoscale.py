@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from beam_k8s.autoscaler.loop import Autoscaler
@@ -84,6 +85,10 @@ class JobFigures:
         }
         attempts, positions = self._readers.positions(progress, ends)
         counts = [sum(name == source for name, _, _ in ends) for source in self._ends]
+        checkpoint = None
+        if running:
+            with suppress(flink_rest.RestError):  # it takes none
+                checkpoint = flink_rest.checkpoints(flink, self._job.job_id).last_triggered
         return Observation(
             at=at,
             workers=workers.wanted,
@@ -97,6 +102,7 @@ class JobFigures:
             useful=-(-max(counts) // self._slots) or None,
             quota=None if workers.room is None else workers.wanted + workers.room,
             slots=self._slots,
+            checkpoint=checkpoint,
         )
 
     def _name(self, partition: _Partition) -> str:

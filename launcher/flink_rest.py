@@ -231,6 +231,11 @@ class Checkpoints:
     last_seconds: float
     """How long it took."""
 
+    @property
+    def last_triggered(self) -> float | None:
+        """When the last completed one was triggered, in seconds since 1970; None: there is none."""
+        return self.last_at - self.last_seconds if self.last_id else None
+
 
 @dataclass(frozen=True, slots=True)
 class JobException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.decide import decide
-from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, rescaled
+from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, learn_replay, rescaled
 from beam_k8s.autoscaler.model import Decision, Evaluation, Hold, Limits, Memory, Reason, Rescale
 from beam_k8s.autoscaler.window import Window
 from beam_k8s.errors import BeamK8sError, Conflict
@@ -99,7 +99,8 @@ class Autoscaler:
 
     def _learn(self, observation: Observation, found: Evaluation | Hold) -> None:
         assert self._memory is not None  # noqa: S101 - for the type checker
-        self._memory = learn_pause(self._memory, self._ran, observation, self._settings.interval)
+        learned = learn_pause(self._memory, self._ran, observation, self._settings.interval)
+        self._memory = learn_replay(learned, observation)
         if observation.started is not None:
             self._ran = observation
         if isinstance(found, Evaluation):

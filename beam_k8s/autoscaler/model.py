@@ -87,6 +87,9 @@ class Observation:
     """Workers that there is room for; None: no limit."""
     slots: int = 1
     """Of one worker: so many subtasks it has."""
+    checkpoint: float | None = None
+    """When the last completed checkpoint was triggered, from which a restart goes on; None: there is none, or nobody
+    says."""
 
 
 _SATURATED = 2.0
@@ -193,6 +196,9 @@ class Memory:
     """Records a second that so many workers can do, as they have shown lately."""
     pause: float | None = None
     """Seconds for which a change of workers stops the job, as it did lately; None: none was seen yet."""
+    replay: float = 10.0
+    """Seconds of work that a change of workers makes the job do again at most, as it has been lately; at first the
+    default interval of checkpoints."""
     rise: Rise | None = None
     futile: Futile | None = None
 
@@ -203,6 +209,7 @@ class Memory:
             "target": self.target,
             "capacity": {str(workers): rate for workers, rate in self.capacity.items()},
             "pause": self.pause,
+            "replay": self.replay,
             "rise": self.rise,
             "futile": self.futile,
         }
@@ -219,6 +226,7 @@ class Memory:
             target=int(kept["target"]),
             capacity={int(workers): float(rate) for workers, rate in kept["capacity"].items()},
             pause=None if kept["pause"] is None else float(kept["pause"]),
+            replay=float(kept.get("replay", cls().replay)),
             rise=None if kept["rise"] is None else Rise(int(kept["rise"][0]), float(kept["rise"][1])),
             futile=None
             if (futile := kept["futile"]) is None

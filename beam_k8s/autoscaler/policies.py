@@ -56,8 +56,8 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
     Up when staying would miss the goal for longer than two rescales and the time to see them take: to the fewest
     workers that do the input to be expected and work the backlog off in ``recover``. Where they wait for something, a
     web service or a slow sink, half as many more are tried. Down when even the highest input of some time (``calm``
-    pauses) needs fewer, or when those beyond its need add next to nothing. Capacity is what workers have shown, pauses
-    are what they were; the backlog is as if all subtasks were as far behind as the one that is farthest.
+    pauses) needs fewer, or when those beyond its need add next to nothing. Capacity is what workers have shown, a
+    change costs what it did; the backlog is as if all subtasks were as far behind as the one that is farthest.
     """
     now, pause = seen.ready, _PAUSE if memory.pause is None else memory.pause
     rates = [rate for _, rate in seen.inputs[-2:]] or [seen.input_rate]
@@ -77,7 +77,7 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
         return [capacity_of(n, known) * evenness(n * seen.slots, seen.shares) for n in range(1, most + 1)]
 
     def needed(rate: float) -> float:
-        excess = behind + rate * (pause + _REPLAY - settings.backlog_slo / 2)
+        excess = behind + rate * (pause + memory.replay - settings.backlog_slo / 2)
         return rate * (1 + settings.headroom) + max(0.0, excess) / settings.recover
 
     goal = settings.backlog_slo * max(expected, can / 10)
@@ -109,7 +109,8 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
         return Wish(now, state)
     recent = [rate for at, rate in seen.inputs if at >= seen.at - calm]
     peak = max([expected, *((a + b) / 2 for a, b in pairwise(recent))])
-    late = max(0.0, pause + _REPLAY - settings.backlog_slo)  # after the change; else there would be another at once
+    # After the change; else there would be another at once.
+    late = max(0.0, pause + memory.replay - settings.backlog_slo)
     does = abilities()
     bare = _fewest(does, peak * max(_BARE, 1 + late / patience))
     target = min(now, _rewarding(does, bare, min(now, _fewest(does, needed(peak)))))
@@ -120,8 +121,6 @@ def balanced(seen: Evaluation, memory: Memory, settings: AutoscalerSettings) -> 
 
 _PAUSE = 60.0
 """Seconds; what a rescale is taken to cost before one was seen."""
-_REPLAY = 10.0
-"""Seconds of work that a restart does again: a checkpoint interval."""
 _LONGEST_CALM = 1500.0
 """Seconds; the workers are not kept longer for what may come."""
 _FORESIGHT = 600.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.autoscaler.plant import MOST, TICK
+from benchmarks.autoscaler.plant import CHECKPOINT, MOST, TICK
 from benchmarks.autoscaler.traces import STEP
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def plan(trace: Trace, nature: Nature, goal: float) -> tuple[int, dict[int, int]
     buckets = np.concatenate(([0.0], np.geomspace(1000, 2e8, 47)))
     value = np.zeros((MOST, buckets.size))
     stays, goes = [], []
-    pause = nature.pause + 5 * 0.5  # what is read again costs about half a checkpoint interval
+    pause = nature.pause + CHECKPOINT / 2  # what is read again, on the average
     for t in reversed(range(count)):
         outcomes = []
         for changed in (False, True):

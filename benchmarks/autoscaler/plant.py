@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
     from benchmarks.autoscaler.traces import Trace
 
-__all__ = ["MOST", "PARTITIONS", "TICK", "Nature", "Plant", "Seen"]
+__all__ = ["CHECKPOINT", "MOST", "PARTITIONS", "TICK", "Nature", "Plant", "Seen"]
 
 PARTITIONS = 24
 MOST = 24
 """Workers that every scaler may use at most."""
 TICK = 15
 """Seconds between two looks of a scaler."""
-_CHECKPOINT = 10.0
+CHECKPOINT = 10.0
+"""Seconds between two checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class Nature:
         load = np.bincount(np.arange(PARTITIONS) % workers, weights=self.share, minlength=workers)
         return float((each / load).min())
 
+    def checkpoint_before(self, at: float) -> float:
+        """When its last checkpoint was triggered; it takes no time."""
+        return at - (at + 3.7 * self.seed) % CHECKPOINT
+
     def workers_for(self, rate: float) -> int:
         """The fewest workers that do it."""
         return next((n for n in range(1, MOST + 1) if self.capacity(n) >= rate), MOST)
@@ -97,6 +102,8 @@ class Seen:
     """When that was changed last."""
     busy: float
     """Share of time that the job's tasks work or wait for the sink."""
+    checkpoint: float
+    """When the last one was triggered."""
 
 
 @dataclass
@@ -182,7 +189,8 @@ class Plant:
         pause = nature.pause * np.exp(chance.normal(0, 0.25))
         self._resumes[i] = self._started[i] = now + pause
         self._generation[i] += 1
-        self._positions[i] = np.maximum(0, self._positions[i] - self._recent[i] * chance.uniform(0, _CHECKPOINT))
+        again = now - nature.checkpoint_before(now)
+        self._positions[i] = np.maximum(0, self._positions[i] - self._recent[i] * again)
 
     def rescale(self, i: int, workers: int, now: float) -> None:
         """Tell a job to have other workers."""
@@ -227,6 +235,7 @@ class Plant:
             spec=int(self.workers[i]),
             changed=self.changes[i][-1][0] if self.changes[i] else -1000.0,
             busy=float(busy[i]),
+            checkpoint=nature.checkpoint_before(then),
         )
 
     def backlog_time(self) -> np.ndarray:

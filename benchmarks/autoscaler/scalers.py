@@ -335,6 +335,7 @@ class Ours:
             ends=dict(zip(_NAMES, seen.ends.tolist(), strict=True)),
             cpu=seen.cpu,
             useful=PARTITIONS,
+            checkpoint=seen.checkpoint,
         )
 
     def load(self) -> Memory:

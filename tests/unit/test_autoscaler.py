@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_k8s.autoscaler.decide import decide
-from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, rescaled
+from beam_k8s.autoscaler.learning import learn_capacity, learn_gain, learn_pause, learn_replay, rescaled
 from beam_k8s.autoscaler.loop import Autoscaler
 from beam_k8s.autoscaler.model import Evaluation, Futile, Hold, Limits, Memory, Observation, Reason, Rescale, Rise
 from beam_k8s.autoscaler.policies import capacity_of
@@ -357,6 +357,35 @@ def test_the_pause_of_a_change_is_learned_and_that_of_a_failure_is_not():
     assert learn_pause(Memory(rescaled_at=-50), before, after, 15).pause is None
 
 
+def replayed(interval, seconds=3600):
+    """What is learned of a job whose checkpoints take a second."""
+    memory = Memory()
+    for at in range(30, seconds, 17):
+        last = (at - 1) // interval * interval
+        memory = learn_replay(memory, observation(at, checkpoint=float(last) if last else None))
+    return memory.replay
+
+
+@pytest.mark.parametrize("interval", [10, 60])
+def test_what_a_change_makes_a_job_do_again_is_learned_from_its_checkpoints(interval):
+    assert replayed(interval) == pytest.approx(2 + interval, rel=0.3)
+
+
+def test_what_was_done_before_a_restart_is_not_done_again_by_another():
+    just = observation(1000, started=995.0, checkpoint=500.0)
+    assert learn_replay(Memory(replay=10.0), just).replay == 10.0
+    for unknown in (replace(just, checkpoint=None), replace(just, started=None)):
+        assert learn_replay(Memory(replay=30.0), unknown).replay == 30.0
+
+
+def test_checkpoints_that_fail_do_not_make_a_change_look_endless():
+    assert replayed(interval=1_000_000, seconds=100_000) == 10.0  # none has ever been completed
+    memory = Memory()
+    for at in range(100, 100_000, 15):
+        memory = learn_replay(memory, observation(at, checkpoint=90.0))
+    assert memory.replay == pytest.approx(300)
+
+
 def overloaded(**given):
     """Under a backlog that more workers than four would be wanted for."""
     return evaluation(**{"cpu": 0.95, "backlog": 1e6, "growth": 500, "least_backlog_time": 60, "best": 1000} | given)
@@ -473,11 +502,11 @@ def test_balanced_keeps_no_workers_that_add_nothing():
     assert decide(seen, LIMITS, memory, AutoscalerSettings()).target == 12
 
 
-@pytest.mark.parametrize(("pause", "target"), [(20.0, 7), (120.0, 9)])
-def test_balanced_keeps_workers_that_make_up_for_the_pause_of_the_change(pause, target):
+@pytest.mark.parametrize(("pause", "replay", "target"), [(20.0, 10.0, 7), (120.0, 10.0, 9), (20.0, 110.0, 10)])
+def test_balanced_keeps_workers_that_make_up_for_what_the_change_costs(pause, replay, target):
     inputs = tuple((at, 6000.0) for at in range(200, 1001, 15))
     seen = evaluation(workers=12, throughput=6000, inputs=inputs)
-    memory = Memory(capacity={12: 12_000.0}, pause=pause)
+    memory = Memory(capacity={12: 12_000.0}, pause=pause, replay=replay)
     assert decide(seen, LIMITS, memory, AutoscalerSettings()).target == target
 
 

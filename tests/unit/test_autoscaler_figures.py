@@ -109,7 +109,24 @@ def test_a_subtask_that_starts_or_starts_again_is_no_progress():
         target=st.integers(0, 100),
         capacity=st.dictionaries(st.integers(1, 100), st.floats(0, 1e9)),
         pause=st.none() | st.floats(0, 1e4),
+        replay=st.floats(0, 1e4),
     )
 )
 def test_memory_comes_back_as_it_was(memory):
     assert Memory.from_json(memory.as_json()) == memory
+
+
+def test_what_an_older_launcher_has_kept_is_read():
+    """It knew of no replay."""
+    kept = Memory(rescaled_at=7.0, target=3, pause=20.0).as_json()
+    del kept["replay"]
+    assert Memory.from_json(kept) == Memory(rescaled_at=7.0, target=3, pause=20.0)
+
+
+def test_the_last_checkpoint_is_where_a_restart_goes_on():
+    latest = {"id": 7, "trigger_timestamp": 8000, "latest_ack_timestamp": 9500, "end_to_end_duration": 1500}
+    counts = {"completed": 1, "failed": 0}
+    flink = Flink({"/jobs/J/checkpoints": {"counts": counts, "latest": {"completed": latest}}})
+    assert flink_rest.checkpoints(flink, "J").last_triggered == 8.0
+    flink.answers["/jobs/J/checkpoints"]["latest"]["completed"] = None
+    assert flink_rest.checkpoints(flink, "J").last_triggered is None
