@@ -1,4 +1,7 @@
-"""``beam-k8s autoscale`` on a real API server: who may scale which job, and that it does. No job of these has pods."""
+"""``beam-k8s autoscale``, and launchers, on a real API server: who may scale which job, and that it does.
+
+No job of these has pods.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 from kubernetes import client
 
 from beam_k8s.autoscaler.settings import AutoscalerSettings
 from beam_k8s.graph import KafkaSource
+from beam_k8s.launcher.autoscale import Autoscaling
 from beam_k8s.launcher.fleet import Fleet
 from beam_k8s.launcher.kube import DEPLOYMENTS, LEASES, QUOTAS, Kind, Kube
 from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
@@ -23,6 +28,7 @@ from beam_k8s.launcher.leases import HeldLeases, Lease, new_identity
 from beam_k8s.launcher.scaled_job import ScaledJob
 from beam_k8s.launcher.service import KubernetesOperatorService
 from beam_k8s.names import NAME_LABEL, SCALED_ANNOTATION
+from beam_k8s.settings import Settings
 from benchmarks.fleet import Simulated
 from benchmarks.service import NAMESPACE, create, deployment
 from tests.cluster.api_server import ApiServer
@@ -31,6 +37,8 @@ from tests.waiting import await_that
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from beam_k8s.status import JobStatus
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -198,6 +206,104 @@ def test_a_process_that_is_killed_among_its_changes_leaves_none_half_made_and_th
             process.wait()
         for lease in kube.find(LEASES, NAMESPACE)[0]:  # rather than wait until they are over
             kube.delete(LEASES, NAMESPACE, lease["metadata"]["name"])
+    assert_each_was_changed_once(kube, service)
+
+
+class Waited:
+    """A job that a launcher waits for. What its one worker cannot do, four can."""
+
+    def __init__(self, kube: Kube, name: str) -> None:
+        self._service, self.name = KubernetesOperatorService(kube, cache=False), name
+        self.looks = 0
+
+    def workers(self) -> KubernetesWorkers:
+        return KubernetesWorkers(self._service, NAMESPACE, self.name, lambda: None, new_identity())
+
+    @property
+    def status(self) -> JobStatus:
+        self.looks += 1
+        return self._service.get_status_of_job_by_name(NAMESPACE, self.name)
+
+
+class Relieved(Simulated):
+    """Sees such a job."""
+
+    @property
+    def busy(self) -> bool:
+        return self._job.status.workers == 1
+
+
+def launcher(kube: Kube, name: str) -> tuple[Waited, Autoscaling]:
+    """One that scales a job as long as it waits for it."""
+    conf = SETTINGS.model_dump(exclude={"max_workers"}, exclude_defaults=True)
+    conf = {key: str(value) for key, value in conf.items()}
+    settings = Settings(job_name=name, autoscaler_mode="on", max_num_workers=64, autoscaler_conf=conf)
+    waited = Waited(kube, name)
+    with patch("beam_k8s.launcher.autoscale.JobFigures", Relieved):
+        return waited, Autoscaling(waited, [], settings)
+
+
+def stand_still(kubeconfig: str, name: str, moment: str) -> None:
+    """What a process of its own does: a launcher that stands still before or after it asks for more workers."""
+    kube = Kube.connect(kubeconfig=kubeconfig, namespace=NAMESPACE)
+    ask, reached = kube._client.call_api, threading.Event()
+
+    def call_api(path: str, method: str, **arguments: object) -> object:
+        changes = method == "PATCH" and name in path and DEPLOYMENTS.plural in path
+        answer = None if changes and moment == "before" else ask(path, method, **arguments)
+        if changes:
+            reached.set()
+            threading.Event().wait()
+        return answer
+
+    kube._client.call_api = call_api
+    launcher(kube, name)
+    reached.wait()
+    print(moment, flush=True)
+    threading.Event().wait()
+
+
+def test_a_launcher_that_is_killed_in_the_middle_of_a_change_has_made_it_or_not_and_the_next_makes_no_other(
+    server, kube, capfd
+):
+    moments = {"job-00000": "before", "job-00001": "after"}
+    for number in range(len(moments)):
+        create(kube, job(number, "off"))
+    program = "import sys; from tests.integration.test_fleet import stand_still; stand_still(*sys.argv[1:])"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(server.kubeconfig), *each], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for each in moments.items()
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() in moments.values()
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    service = KubernetesOperatorService(kube, cache=False)
+    assert [service.get_status_of_job_by_name(NAMESPACE, name).workers for name in moments] == [1, 4]
+    launchers = [launcher(kube, name) for name in moments]
+    try:
+        told = []
+
+        def heard() -> str:
+            told.append(capfd.readouterr().err)
+            return "".join(told)
+
+        await_that(lambda: heard().count("autoscaler leaves the workers as they are: ") == len(moments))
+        assert scaled(service) == 1  # as long as the dead one's Lease lasts
+        for name in moments:  # rather than wait until it is over
+            kube.delete(LEASES, NAMESPACE, f"{name}-autoscaler")
+        await_that(lambda: scaled(service) == len(moments))
+        looks = {waited: waited.looks for waited, _ in launchers}
+        await_that(lambda: all(waited.looks > before + 8 for waited, before in looks.items()))
+    finally:
+        for _, autoscaling in launchers:
+            autoscaling.stop()
     assert_each_was_changed_once(kube, service)
 
 
