@@ -80,15 +80,15 @@ def learn_pause(memory: Memory, before: Observation | None, seen: Observation, i
 
 
 def learn_replay(memory: Memory, seen: Observation) -> Memory:
-    """The most that a change may make a running job do again: its work since its last checkpoint was triggered.
+    """What a change at this moment would make a running job do again: its work since its last checkpoint was triggered.
 
-    That grows until the next one is completed, and a look at the job comes at any moment of it: the most is twice the
-    mean. Workers that make up for the most did better in the simulator than those that make up for the mean.
+    A change comes at any moment between two checkpoints, and so does a look at the job: the mean over looks is that
+    over changes.
     """
     if seen.started is None or seen.checkpoint is None:
         return memory
-    most = min(2 * max(0.0, seen.at - max(seen.checkpoint, seen.started)), _LONGEST_REPLAY)
-    return replace(memory, replay=memory.replay + (most - memory.replay) * _NEW_AGE)
+    age = min(max(0.0, seen.at - max(seen.checkpoint, seen.started)), _LONGEST_REPLAY)
+    return replace(memory, replay=memory.replay + (age - memory.replay) * _NEW_AGE)
 
 
 def rescaled(memory: Memory, change: Rescale, seen: Evaluation, now: float) -> Memory:

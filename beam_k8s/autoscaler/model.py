@@ -197,8 +197,8 @@ class Memory:
     pause: float | None = None
     """Seconds for which a change of workers stops the job, as it did lately; None: none was seen yet."""
     replay: float = 10.0
-    """Seconds of work that a change of workers makes the job do again at most, as it has been lately; at first the
-    default interval of checkpoints."""
+    """Seconds of work that a change of workers makes the job do again, as it has been lately; at first the default
+    interval of checkpoints."""
     rise: Rise | None = None
     futile: Futile | None = None
 

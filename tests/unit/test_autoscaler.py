@@ -368,11 +368,11 @@ def replayed(interval, seconds=3600):
 
 @pytest.mark.parametrize("interval", [10, 60])
 def test_what_a_change_makes_a_job_do_again_is_learned_from_its_checkpoints(interval):
-    assert replayed(interval) == pytest.approx(2 + interval, rel=0.3)
+    assert replayed(interval) == pytest.approx(1 + interval / 2, rel=0.3)
 
 
 def test_what_was_done_before_a_restart_is_not_done_again_by_another():
-    just = observation(1000, started=995.0, checkpoint=500.0)
+    just = observation(1000, started=990.0, checkpoint=500.0)
     assert learn_replay(Memory(replay=10.0), just).replay == 10.0
     for unknown in (replace(just, checkpoint=None), replace(just, started=None)):
         assert learn_replay(Memory(replay=30.0), unknown).replay == 30.0
