@@ -1,9 +1,10 @@
 """A simulated job, its broker and its cluster: one for each seed, all stepped at once.
 
-A job reads PARTITIONS partitions (Zipf-skewed), which its workers share round robin as Flink does. A worker does about
-1,000 records a second: each pod a bit more or less, all of them less the more there are. Other workers mean new pods,
-which come late or never, then a pause, and what was read since the last checkpoint is read again. What the scalers are
-told is late by up to two minutes and missing now and then.
+A job reads PARTITIONS partitions (Zipf-skewed), one in five jobs half as many, which its workers share round robin as
+Flink does. A worker does about 1,000 records a second: each pod a bit more or less, all of them less the more there
+are. Other workers mean new pods, which come late or never, then a pause, and what was read since the last checkpoint is
+read again. One job in five waits most of its time, for a web service, say: its CPU is low however busy it is. What the
+scalers are told is late by up to two minutes and missing now and then.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ class Nature:
     """What chance made of one job."""
 
     seed: int
+    partitions: int
+    """No more workers than that have work."""
     share: np.ndarray
-    """Of the input, by partition."""
+    """Of the input, by partition; 0 of those that it does not have."""
     pods: np.ndarray
     """Records a second of each pod, alone."""
     alpha: float
@@ -50,6 +53,8 @@ class Nature:
     """Share of ticks without figures."""
     never: float
     """Share of requests for pods that nobody fulfils for 15 minutes."""
+    cpu: float
+    """Of a worker that does all it can, as a share of its limit."""
 
     @classmethod
     def of(cls, seed: int) -> Nature:
@@ -58,8 +63,11 @@ class Nature:
         skew = chance.choice([0.0, 0.0, 0.1, 0.3])
         share = np.arange(1, PARTITIONS + 1) ** -skew
         chance.shuffle(share)
+        partitions = PARTITIONS // 2 if seed % 5 == 1 else PARTITIONS
+        share[partitions:] = 0.0
         return cls(
             seed=seed,
+            partitions=partitions,
             share=share / share.sum(),
             pods=1000 * np.exp(chance.normal(0, 0.08, MOST)),
             alpha=float(chance.uniform(0.85, 1.0)),
@@ -67,21 +75,22 @@ class Nature:
             delay=int(chance.choice([0, 15, 60, 120])),
             dropped=float(chance.choice([0.0, 0.02, 0.1])),
             never=float(chance.choice([0.0, 0.0, 0.1])),
+            cpu=0.15 if seed % 5 == 2 else 1.0,
         )
 
     def capacity(self, workers: int) -> float:
         """Records a second, as the input is spread, that so many workers do for ever."""
         each = self.pods[:workers] * workers ** (self.alpha - 1)
         load = np.bincount(np.arange(PARTITIONS) % workers, weights=self.share, minlength=workers)
-        return float((each / load).min())
+        return float((each[load > 0] / load[load > 0]).min())
 
     def checkpoint_before(self, at: float) -> float:
         """When its last checkpoint was triggered; it takes no time."""
         return at - (at + 3.7 * self.seed) % CHECKPOINT
 
     def workers_for(self, rate: float) -> int:
-        """The fewest workers that do it."""
-        return next((n for n in range(1, MOST + 1) if self.capacity(n) >= rate), MOST)
+        """The fewest workers that do it; if none do, one for each partition."""
+        return next((n for n in range(1, self.partitions + 1) if self.capacity(n) >= rate), self.partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,7 @@ class Plant:
         self._chance = [np.random.default_rng((nature.seed, 7)) for nature in self.natures]
         self._share = np.array([nature.share for nature in self.natures])
         self._positions, self._ends = np.zeros((n, PARTITIONS)), np.zeros((n, PARTITIONS))
-        self._recent = np.zeros((n, PARTITIONS))
+        self._recent, self._nothing = np.zeros((n, PARTITIONS)), np.zeros((n, PARTITIONS))
         self._joins, self._resumes = np.full(n, np.inf), np.full(n, -1.0)
         self._started, self._generation = np.full(n, -1000.0), np.zeros(n, int)
         self._cpu, self._busy = np.zeros(n), np.zeros(n)
@@ -176,8 +185,9 @@ class Plant:
         self._busy += (np.where(running > 0, np.maximum(done.sum(axis=1) / full, sunk < 1), 0) - self._busy) * 0.3
         self.billed += self.ready * STEP
         self.paused += (1 - running) * STEP
-        self.behind[:, k] = (self._positions / self._share).min(axis=1)
-        self.line[:, k] = (self._ends / self._share).max(axis=1)
+        there = self._share > 0
+        self.behind[:, k] = np.divide(self._positions, self._share, where=there, out=self._nothing + np.inf).min(axis=1)
+        self.line[:, k] = np.divide(self._ends, self._share, where=there, out=self._nothing.copy()).max(axis=1)
 
     def _join(self, i: int, now: float) -> None:
         self._joins[i] = np.inf
@@ -229,9 +239,9 @@ class Plant:
             ready=int(ready[i]),
             started=None if then < resumes[i] else float(max(resumes[i], -1000.0)),
             generation=int(generation[i]),
-            positions=positions[i],
-            ends=ends[i],
-            cpu=float(min(1.0, 0.03 + 0.93 * cpu[i] * noise)),
+            positions=positions[i, : nature.partitions],
+            ends=ends[i, : nature.partitions],
+            cpu=float(min(1.0, 0.03 + 0.93 * nature.cpu * cpu[i] * noise)),
             spec=int(self.workers[i]),
             changed=self.changes[i][-1][0] if self.changes[i] else -1000.0,
             busy=float(busy[i]),

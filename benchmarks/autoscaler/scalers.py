@@ -152,7 +152,7 @@ class Keda(_Horizontal):
         if seen is None or now % 30 != 0:
             return None
         lag = max(0.0, float(seen.ends.sum() - seen.positions.sum()))
-        wanted = min(max(1, math.ceil(lag / self._threshold)), PARTITIONS)
+        wanted = min(max(1, math.ceil(lag / self._threshold)), seen.positions.size)
         return self.workers(seen, wanted / seen.ready, now)
 
 
@@ -323,7 +323,8 @@ class Ours:
         assert seen is not None
         if seen.generation != self._generation:
             self._generation = seen.generation
-            self._attempts = {name: f"{n % seen.ready} of {seen.generation}" for n, name in enumerate(_NAMES)}
+            names = _NAMES[: seen.positions.size]
+            self._attempts = {name: f"{n % seen.ready} of {seen.generation}" for n, name in enumerate(names)}
         return Observation(
             at=seen.at,
             workers=seen.workers,
@@ -331,10 +332,10 @@ class Ours:
             started=seen.started,
             running=frozenset(self._attempts.values()),
             attempts=self._attempts,
-            positions=dict(zip(_NAMES, seen.positions.tolist(), strict=True)),
-            ends=dict(zip(_NAMES, seen.ends.tolist(), strict=True)),
+            positions=dict(zip(self._attempts, seen.positions.tolist(), strict=True)),
+            ends=dict(zip(self._attempts, seen.ends.tolist(), strict=True)),
             cpu=seen.cpu,
-            useful=PARTITIONS,
+            useful=seen.positions.size,
             checkpoint=seen.checkpoint,
         )
 

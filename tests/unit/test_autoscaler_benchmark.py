@@ -1,5 +1,7 @@
 """What the benchmark of the autoscaler makes of its inputs and scores, and that its plan in hindsight is worth one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from benchmarks.autoscaler import traces
 from benchmarks.autoscaler.__main__ import _ORACLE, dominating, over_oracle
 from benchmarks.autoscaler.contenders import PRODUCT
 from benchmarks.autoscaler.oracle import _VIOLATION
-from benchmarks.autoscaler.plant import Nature
+from benchmarks.autoscaler.plant import MOST, PARTITIONS, Nature, Plant
 from benchmarks.autoscaler.scalers import static
 from benchmarks.autoscaler.score import GOAL, Score, oracle, run
 
@@ -72,3 +74,25 @@ def test_the_plan_in_hindsight_is_better_than_the_peaks_workers_at_its_own_price
         for each in (*oracle(step, natures), *run(step, natures, static(np.max)))
     )
     assert planned < peak
+
+
+def test_of_five_jobs_one_has_half_the_partitions_and_no_use_for_more_workers():
+    natures = [Nature.of(seed) for seed in range(5)]
+    (few,) = [each for each in natures if each.partitions < PARTITIONS]
+    assert few.partitions == PARTITIONS // 2
+    assert few.capacity(MOST) <= few.capacity(few.partitions)
+    assert few.workers_for(1e9) == few.partitions
+    plant = Plant(traces.tuning()[0], [replace(few, dropped=0.0, delay=0)], np.array([MOST]))
+    plant.look()
+    assert plant.seen(0, 0).ends.size == few.partitions
+
+
+def test_of_five_jobs_one_waits_and_its_cpu_is_low_though_it_is_busy():
+    step, natures = traces.tuning()[0], [replace(Nature.of(seed), dropped=0.0, delay=0) for seed in range(5)]
+    plant = Plant(step, natures, np.ones(5, int))
+    for k in range(20):
+        plant.step(k)
+    plant.look()
+    seen = [plant.seen(i, 150) for i in range(5)]
+    assert all(each.busy > 0.95 for each in seen)
+    assert [each.cpu < 0.3 for each in seen] == [False, False, True, False, False]
