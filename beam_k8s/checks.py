@@ -35,6 +35,7 @@ __all__ = [
     "quota_errors",
     "rights_error",
     "room_for_workers",
+    "scaled_by",
     "scaler_errors",
     "version_finding",
 ]
@@ -258,6 +259,18 @@ def _amount(name: str, number: Decimal) -> str:
     return f"{number / 2**20:.0f}Mi" if name.endswith("memory") else f"{number.normalize():f}"
 
 
+def scaled_by(autoscaler: Mapping[str, Any]) -> str:
+    """The job whose workers a HorizontalPodAutoscaler changes, through its FlinkDeployment or behind its back through
+    the Deployment of its TaskManagers; empty: none's.
+    """
+    target = autoscaler["spec"]["scaleTargetRef"]
+    kind, name = target.get("kind"), str(target["name"])
+    if kind == "FlinkDeployment":
+        return name
+    job = name.removesuffix("-taskmanager")
+    return job if kind == "Deployment" and job != name else ""
+
+
 def scaler_errors(
     deployments: Iterable[Mapping[str, Any]], autoscalers: Iterable[Mapping[str, Any]]
 ) -> list[BeamK8sError]:
@@ -270,12 +283,11 @@ def scaler_errors(
     ours = {deployment["metadata"]["name"]: deployment for deployment in deployments if is_ours(deployment)}
     errors: list[BeamK8sError] = []
     for autoscaler in autoscalers:
-        target = autoscaler["spec"]["scaleTargetRef"]
-        if target.get("kind") == "FlinkDeployment" and target["name"] in ours:
+        if (job := scaled_by(autoscaler)) in ours:
             name = autoscaler["metadata"]["name"]
             errors.append(
                 KubernetesError(
-                    f"job {target['name']} has two scalers: HorizontalPodAutoscaler {name} changes its workers too.",
+                    f"job {job} has two scalers: HorizontalPodAutoscaler {name} changes its workers too.",
                     hint=f"kubectl delete hpa {name} -n {autoscaler['metadata']['namespace']}",
                 )
             )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from beam_k8s import checks
 from beam_k8s.checks import Finding
 from beam_k8s.errors import BeamK8sError, Forbidden, NotFound
-from beam_k8s.launcher.kube import DEPLOYMENTS, PODS, QUOTAS, SECRETS, Kind
+from beam_k8s.launcher.kube import AUTOSCALERS, DEPLOYMENTS, PODS, QUOTAS, SECRETS, Kind
 from beam_k8s.launcher.service import missing_verbs
 from beam_k8s.pods import trouble_of_pods
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["examine", "preflight"]
 
 ACCOUNTS = Kind("", "v1", "serviceaccounts")
-AUTOSCALERS = Kind("autoscaling", "v2", "horizontalpodautoscalers")
 CLAIMS = Kind("", "v1", "persistentvolumeclaims")
 _DEPLOYMENTS = Kind("apps", "v1", "deployments")
 _REVIEWS = Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews")

@@ -76,6 +76,7 @@ class Kind:
 DEPLOYMENTS = Kind("flink.apache.org", "v1beta1", "flinkdeployments")
 PODS = Kind("", "v1", "pods")
 QUOTAS = Kind("", "v1", "resourcequotas")
+AUTOSCALERS = Kind("autoscaling", "v2", "horizontalpodautoscalers")
 SECRETS = Kind("", "v1", "secrets")
 EVENTS = Kind("", "v1", "events")
 LEASES = Kind("coordination.k8s.io", "v1", "leases")

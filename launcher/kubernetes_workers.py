@@ -96,6 +96,11 @@ class KubernetesWorkers:
                 f"the operator's own autoscaler is on ({status.rival}: true); to go on, set it to false: kubectl edit "
                 f"flinkdeployment {self._name} -n {self._namespace}"
             )
+        if autoscaler := self._service.horizontal_autoscaler(self._namespace, self._name):
+            return (
+                f"HorizontalPodAutoscaler {autoscaler} changes its workers; to go on: kubectl delete hpa {autoscaler} "
+                f"-n {self._namespace}"
+            )
         if self._held is None:
             return self._take()
         holder = self._held.holder(self._namespace, lease_name(self._name))

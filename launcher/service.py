@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from beam_k8s.checks import room_for_workers
+from beam_k8s.checks import room_for_workers, scaled_by
 from beam_k8s.errors import (
     BeamK8sError,
     ConfigError,
@@ -33,7 +33,7 @@ from beam_k8s.errors import (
 from beam_k8s.flink_conf import SAVEPOINT_ON_DELETION
 from beam_k8s.launcher import pod_logs
 from beam_k8s.launcher.cache import JobCache
-from beam_k8s.launcher.kube import DEPLOYMENTS, EVENTS, LEASES, PODS, QUOTAS, SECRETS, Kind, owner_of
+from beam_k8s.launcher.kube import AUTOSCALERS, DEPLOYMENTS, EVENTS, LEASES, PODS, QUOTAS, SECRETS, Kind, owner_of
 from beam_k8s.launcher.leases import HeldLeases, Lease
 from beam_k8s.names import FROZEN_ANNOTATION, JOB_ID_LABEL, JOB_SELECTOR
 from beam_k8s.states import TERMINAL
@@ -64,7 +64,7 @@ NEEDED: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     (Kind("", "v1", "persistentvolumeclaims"), "", ("get",)),
     (Kind("", "v1", "serviceaccounts"), "", ("get",)),
     (Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews"), "", ("create",)),
-    (Kind("autoscaling", "v2", "horizontalpodautoscalers"), "", ("list",)),
+    (AUTOSCALERS, "", ("list",)),
 )
 """The Role in images/deploy grants exactly this."""
 
@@ -75,6 +75,8 @@ _QUIET_SECONDS = 2.0
 """Without a change for so long, the operator is done with writing a status: on a busy machine that took one second."""
 _QUOTA_SECONDS = 10
 """For so long the quotas of a namespace are not read again: many jobs may be in it."""
+_AUTOSCALERS_SECONDS = 60
+"""The same of its HorizontalPodAutoscalers, which come and go with people."""
 _SUBMIT_SECONDS = 1800
 """Longest wait for a submission: it may build an image."""
 _ERRORS: Mapping[int, type[BeamK8sError]] = {
@@ -115,6 +117,7 @@ class KubernetesOperatorService:
         self._lock = threading.Lock()
         """Of the dictionary."""
         self._quotas: dict[str, tuple[float, list[dict[str, Any]]]] = {}
+        self._autoscalers: dict[str, tuple[float, list[dict[str, Any]]]] = {}
         """By namespace: when they were read, and they."""
 
     def __enter__(self) -> Self:
@@ -322,6 +325,21 @@ class KubernetesOperatorService:
                 quotas = []
             self._quotas[namespace] = time.monotonic(), quotas
         return room_for_workers(self._get(namespace, name), quotas) if quotas else None
+
+    def horizontal_autoscaler(self, namespace: str, name: str) -> str:
+        """The HorizontalPodAutoscaler that changes a job's workers, as it was known a minute ago.
+
+        Returns:
+            empty: none, or nobody may look at them.
+        """
+        read, found = self._autoscalers.get(namespace, (-math.inf, []))
+        if time.monotonic() - read > _AUTOSCALERS_SECONDS:
+            try:
+                found, _ = self._kube.find(AUTOSCALERS, namespace)
+            except Forbidden:
+                found = []
+            self._autoscalers[namespace] = time.monotonic(), found
+        return next((each["metadata"]["name"] for each in found if scaled_by(each) == name), "")
 
     def rescale(self, namespace: str, name: str, current: int, target: int, notes: Mapping[str, str]) -> None:
         """Run a job on another number of TaskManagers and keep annotations, both or neither; returns at once.

@@ -22,7 +22,7 @@ from beam_k8s.autoscaler.settings import AutoscalerSettings
 from beam_k8s.graph import KafkaSource
 from beam_k8s.launcher.autoscale import Autoscaling
 from beam_k8s.launcher.fleet import Fleet
-from beam_k8s.launcher.kube import DEPLOYMENTS, LEASES, QUOTAS, Kind, Kube
+from beam_k8s.launcher.kube import AUTOSCALERS, DEPLOYMENTS, LEASES, QUOTAS, Kind, Kube
 from beam_k8s.launcher.kubernetes_workers import KubernetesWorkers
 from beam_k8s.launcher.leases import HeldLeases, Lease, new_identity
 from beam_k8s.launcher.scaled_job import ScaledJob
@@ -145,6 +145,30 @@ def test_what_somebody_has_edited_so_is_left_alone_until_it_is_right_and_told_on
         await_that(lambda: scaled(service) == 3)
     said = capfd.readouterr().err
     assert said.count(f"job-00000: autoscaler leaves the workers as they are: {told}") == 1
+
+
+def test_a_job_that_a_horizontal_pod_autoscaler_scales_is_left_alone_until_that_is_gone(kube, capfd, monkeypatch):
+    monkeypatch.setattr("beam_k8s.launcher.service._AUTOSCALERS_SECONDS", 0)
+    targets = {
+        "theirs": ("flink.apache.org/v1beta1", "FlinkDeployment", "job-00000"),
+        "behind": ("apps/v1", "Deployment", "job-00001-taskmanager"),
+    }
+    for name, target in targets.items():
+        spec = {"scaleTargetRef": dict(zip(("apiVersion", "kind", "name"), target, strict=True)), "maxReplicas": 9}
+        kube.create(AUTOSCALERS, NAMESPACE, {"metadata": {"name": name}, "spec": spec})
+    for number in range(3):
+        create(kube, job(number))
+    service = KubernetesOperatorService(kube, cache=False)
+    with running(kube):
+        await_that(lambda: scaled(service) == 1)
+        assert service.get_status_of_job_by_name(NAMESPACE, "job-00002").workers > 1
+        for name in targets:
+            kube.delete(AUTOSCALERS, NAMESPACE, name)
+        await_that(lambda: scaled(service) == 3)
+    said = capfd.readouterr().err
+    for number, name in enumerate(targets):
+        leaves = f"job-0000{number}: autoscaler leaves the workers as they are: HorizontalPodAutoscaler {name} changes"
+        assert said.count(leaves) == 1
 
 
 JOBS = 30

@@ -131,13 +131,16 @@ def autoscaler(name, kind="FlinkDeployment"):
 def test_two_scalers_of_one_job_of_ours_are_found():
     on = {"job.autoscaler.enabled": "true"}
     jobs = [job("plain"), job("auto", **on), job("foreign", labels={}, **on), job("off", **{next(iter(on)): "false"})]
-    errors = checks.scaler_errors(jobs, [autoscaler("plain"), autoscaler("foreign"), autoscaler("off", "Deployment")])
+    behind = autoscaler("off-taskmanager", "Deployment")  # the operator's, of the job's TaskManagers
+    others = autoscaler("foreign"), autoscaler("off", "Deployment"), autoscaler("plain-taskmanager", "StatefulSet")
+    errors = checks.scaler_errors(jobs, [autoscaler("plain"), *others, behind])
     assert [error.message.partition(":")[0] for error in errors] == [
         "job plain has two scalers",
+        "job off has two scalers",
         "job auto has two scalers",
     ]
     assert errors[0].hint == "kubectl delete hpa plain-hpa -n a"
-    assert errors[1].hint.endswith("kubectl edit flinkdeployment auto -n a")
+    assert errors[2].hint.endswith("kubectl edit flinkdeployment auto -n a")
 
 
 def operator(**given):

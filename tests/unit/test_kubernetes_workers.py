@@ -24,6 +24,9 @@ class Service:
     def get_status_of_job_by_name(self, namespace, name):
         return self.job
 
+    def horizontal_autoscaler(self, namespace, name):
+        return ""
+
 
 NEW, OLD = "job.autoscaler.enabled", "kubernetes.operator.job.autoscaler.enabled"
 
