@@ -141,7 +141,7 @@ def sample_often() -> None:
 def _load() -> None:
     """Import what every harness needs."""
     importlib.import_module("apache_beam.runners.worker.sdk_worker_main")
-    for name in ("backlog", "frames", "kafka", "windows"):
+    for name in ("backlog", "frames", "kafka", "parameters", "windows"):
         importlib.import_module(f"beam_k8s.transforms.{name}")
 
 
@@ -200,9 +200,10 @@ def _work(marker: subprocess.Popen[bytes] | None) -> NoReturn:
 
     from apache_beam.runners.worker import sdk_worker_main
 
-    from beam_k8s.transforms import windows
+    from beam_k8s.transforms import parameters, windows
 
     windows.install()
+    parameters.install()
     sample_often()
     others = threading.excepthook
     threading.excepthook = lambda args: None if _hung_up(args.exc_value) else others(args)
