@@ -9,7 +9,7 @@ import apache_beam as beam
 from apache_beam import typehints
 from apache_beam.transforms.window import FixedWindows
 
-from benchmarks.kafka.work import FUNCTIONS, KEYS, LATENCY, WINDOW_SECONDS, Meter, parse
+from benchmarks.kafka.work import ASKING, FUNCTIONS, KEYS, LATENCY, METADATA, WINDOW_SECONDS, Meter, length, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,6 +46,33 @@ class Use(_Metered):
     def process(self, record: tuple[bytes, bytes]) -> Iterable[Any]:
         self._function(record[1])
         self._cells[0] += 1
+        return ()
+
+
+class UseValue(_Metered):
+    """The length of the value of a record with metadata."""
+
+    def process(self, record: Any) -> Iterable[Any]:
+        length(record.value)
+        self._cells[0] += 1
+        return ()
+
+
+class UseWithTimestamp(_Metered):
+    """The length of the value, and the record's event time."""
+
+    def process(self, record: tuple[bytes, bytes], timestamp: Any = beam.DoFn.TimestampParam) -> Iterable[Any]:
+        length(record[1])
+        self._cells[0] += timestamp.micros > 0
+        return ()
+
+
+class UseWithWindow(_Metered):
+    """The length of the value, and the record's window."""
+
+    def process(self, record: tuple[bytes, bytes], window: Any = beam.DoFn.WindowParam) -> Iterable[Any]:
+        length(record[1])
+        self._cells[0] += window is not None
         return ()
 
 
@@ -86,6 +113,16 @@ def build(pipeline: beam.Pipeline, source: beam.PTransform, sink: beam.PTransfor
     records = pipeline | "Read" >> source
     if work in FUNCTIONS:
         records | "Use" >> beam.ParDo(Use(folder, work))
+    elif work in ASKING:
+        if work.startswith("window"):
+            records |= beam.WindowInto(FixedWindows(WINDOW_SECONDS))
+        ask = {
+            "timestamp": UseWithTimestamp(folder),
+            "window": Use(folder, "length"),
+            "window-param": UseWithWindow(folder),
+            METADATA: UseValue(folder),
+        }
+        records | "Use" >> beam.ParDo(ask[work])
     elif work == LATENCY:
         records | "Age" >> beam.ParDo(Age(folder))
     elif work in KEYS:

@@ -26,7 +26,7 @@ from beam_k8s.launcher.local import SessionCluster, runner_jar
 from benchmarks.kafka import beam_jobs
 from benchmarks.kafka.measure import Figures, Marks, TooSlowError, measure
 from benchmarks.kafka.topics import CACHE, PARTITIONS
-from benchmarks.kafka.work import FUNCTIONS, KEYS, WORKS
+from benchmarks.kafka.work import FUNCTIONS, KEYS, METADATA, WORKS
 from tests.cluster.expansion import expansion_lib
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ class Ours(_OnFlink):
             {"bootstrap.servers": case.brokers, "auto.offset.reset": "earliest"},
             [case.topic],
             timestamp_policy="CreateTime",
+            with_metadata=case.work == METADATA,
         )
         sink = WriteToKafka({"bootstrap.servers": case.brokers}, case.sink, delivery_guarantee=self._delivery)
         _submit(
@@ -218,6 +219,7 @@ class Stock(_OnFlink):
             {"bootstrap.servers": case.brokers, "auto.offset.reset": "earliest", "group.id": Path(folder).name},
             [case.topic],
             timestamp_policy="CreateTime",
+            with_metadata=case.work == METADATA,
             expansion_service=self._expansion,
         )
         sink = WriteToKafka({"bootstrap.servers": case.brokers}, case.sink, expansion_service=self._expansion)

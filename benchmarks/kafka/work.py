@@ -12,7 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["FUNCTIONS", "KEYS", "LATENCY", "WINDOW_SECONDS", "WORKS", "Meter", "cells", "count", "length", "parse"]
+__all__ = [
+    "ASKING",
+    "FUNCTIONS",
+    "KEYS",
+    "LATENCY",
+    "METADATA",
+    "WINDOW_SECONDS",
+    "WORKS",
+    "Meter",
+    "cells",
+    "count",
+    "length",
+    "parse",
+]
 
 _CELL = 8
 """Bytes of a count."""
@@ -34,7 +47,11 @@ FUNCTIONS: dict[str, Callable[[bytes], Any]] = {"json": parse, "length": length}
 KEYS = {"keyed-10": 10, "keyed-1000": 1000, "keyed-100000": 100_000}
 """Read -> json -> count by key and window -> write; how many keys."""
 WINDOW_SECONDS = 10
-WORKS = (*FUNCTIONS, "write", *KEYS)
+METADATA = "metadata"
+ASKING = ("timestamp", "window", "window-param", METADATA)
+"""As ``length``, of more than key and value: with a TimestampParam; behind a WindowInto; behind one and with a
+WindowParam; of records with metadata. Of Beam's peers."""
+WORKS = (*FUNCTIONS, "write", *KEYS, *ASKING)
 """All, and ``write``: read -> json -> write every record."""
 LATENCY = "latency"
 """Read -> json -> count by milliseconds since the time that the record holds; not of ``WORKS``: see ``latency``."""
