@@ -16,8 +16,9 @@ from benchmarks.kafka.work import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
-__all__ = ["Figures", "Marks", "TooSlowError", "measure"]
+__all__ = ["Figures", "Marks", "TooSlowError", "measure", "thread_name"]
 
 _POLL_SECONDS = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -63,7 +64,7 @@ class Figures:
     seconds: float
     """Time between the marks."""
     threads: dict[str, float]
-    """The JVMs' threads that use most: CPU seconds for a million records. Those of compilers are what is not warm."""
+    """Of the JVMs' threads, most first: CPU seconds for a million records. Those of compilers are what is not warm."""
 
     @property
     def cpu(self) -> float:
@@ -71,13 +72,16 @@ class Figures:
         return self.jvm + self.python
 
 
-def measure(folder: Path, roots: Sequence[int], marks: Marks) -> Figures:
+def measure(
+    folder: Path, roots: Sequence[int], marks: Marks, recording: AbstractContextManager[object] | None = None
+) -> Figures:
     """Watch the meters of a run.
 
     Args:
         folder: of the meters.
         roots: process ids; the CPU is theirs and that of all below them.
         marks: when.
+        recording: what is to be entered at the first mark and left at the second.
 
     Raises:
         TooSlowError: nothing came, or it ended before it was warm.
@@ -90,16 +94,17 @@ def measure(folder: Path, roots: Sequence[int], marks: Marks) -> Figures:
     last = int(marks.total * 0.97)
     time.sleep(marks.warm_seconds)
     _await_compilers(roots, marks, folder, last)
-    cpu, threads, begin, first = _cpu(roots), _threads(roots), time.monotonic(), count(folder)
-    if first >= last:
-        raise TooSlowError(f"{first} of {marks.total} records were read before it was warm")
-    while True:
-        time.sleep(_POLL_SECONDS)
-        now = count(folder)
-        if now >= last or time.monotonic() - begin >= marks.seconds:
-            break
-    seconds = time.monotonic() - begin
-    after, threads_after = _cpu(roots), _threads(roots)
+    with recording or contextlib.nullcontext():
+        cpu, threads, begin, first = _cpu(roots), _threads(roots), time.monotonic(), count(folder)
+        if first >= last:
+            raise TooSlowError(f"{first} of {marks.total} records were read before it was warm")
+        while True:
+            time.sleep(_POLL_SECONDS)
+            now = count(folder)
+            if now >= last or time.monotonic() - begin >= marks.seconds:
+                break
+        seconds = time.monotonic() - begin
+        after, threads_after = _cpu(roots), _threads(roots)
     records = now - first
     if records == 0:
         raise TooSlowError(f"stuck at {now} records")
@@ -111,7 +116,7 @@ def measure(folder: Path, roots: Sequence[int], marks: Marks) -> Figures:
         python=(after[1] - cpu[1]) * per_million,
         records=records,
         seconds=seconds,
-        threads={name: used / _TICKS * per_million for name, used in threads_after.most_common(8)},
+        threads={name: used / _TICKS * per_million for name, used in threads_after.most_common()},
     )
 
 
@@ -162,5 +167,10 @@ def _threads(roots: Sequence[int]) -> Counter[str]:
                     with contextlib.suppress(OSError):
                         name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(") ")
                         user, system = fields.split()[11:13]
-                        ticks[name.rstrip("0123456789#-")] += int(user) + int(system)
+                        ticks[thread_name(name)] += int(user) + int(system)
     return ticks
+
+
+def thread_name(name: str) -> str:
+    """Of a thread without its number, as Linux cuts it."""
+    return name[:15].rstrip("0123456789#-")
