@@ -22,6 +22,7 @@ __all__ = [
     "ConsumerRecord",
     "KafkaPythonConsumers",
     "KafkaPythonProducers",
+    "OffsetsGone",
     "Producer",
     "ProducerFactory",
     "TopicPartition",
@@ -37,6 +38,20 @@ class TopicPartition(NamedTuple):
 
     topic: str
     partition: int
+
+
+class OffsetsGone(KafkaError):  # noqa: N818 - says what happened
+    """Partitions do not have the offsets that are to be read next.
+
+    Args:
+        names: the partitions.
+        is_cut: the broker says that their logs were cut; False: retention may have been faster than the read, too.
+    """
+
+    def __init__(self, names: Sequence[TopicPartition], *, is_cut: bool) -> None:
+        super().__init__(f"There is nothing at the offsets to read next of {', '.join(map(str, names))}.")
+        self.names = names
+        self.is_cut = is_cut
 
 
 class ConsumerRecord(Protocol):
@@ -75,7 +90,11 @@ class Consumer(Protocol):
         """Read these partitions from these offsets on; what was assigned before is dropped."""
 
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
-        """The next records; empty if none came in time."""
+        """The next records; empty if none came in time.
+
+        Raises:
+            OffsetsGone: there are none at an offset to be read next, and never will be.
+        """
 
     def position(self, of: TopicPartition) -> int:
         """Next offset to read. It passes what is no record: transaction markers, compacted records."""
@@ -144,10 +163,8 @@ class KafkaPythonConsumers:
         from kafka import KafkaConsumer
 
         settings = client_settings(self._properties, KafkaConsumer.DEFAULT_CONFIG)
-        # Offsets are chosen by the read. If retention overtakes it, the oldest record left is the next one: going to
-        # the newest, as the default would, skips records that are still there.
-        settings["auto_offset_reset"] = "none" if self._properties.get("auto.offset.reset") == "none" else "earliest"
         settings.update(
+            auto_offset_reset="none",  # offsets are chosen by the read, see OffsetsGone
             bootstrap_servers=self._servers.split(","),
             group_id=self._group if with_group else None,
             enable_auto_commit=False,
@@ -217,8 +234,15 @@ class _KafkaPythonConsumer:
                 self._consumer.seek(self._name(*name), offset)
 
     def poll(self, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+        from kafka.errors import LogTruncationError, OffsetOutOfRangeError
+
         with self._errors("reading"):
-            return _ours(self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records))
+            try:
+                return _ours(self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records))
+            except OffsetOutOfRangeError as error:
+                raise OffsetsGone(list(_ours(error.args[0])), is_cut=False) from error
+            except LogTruncationError as error:
+                raise OffsetsGone(list(_ours(error.divergent_offsets)), is_cut=True) from error
 
     def position(self, of: TopicPartition) -> int:
         with self._errors("asking for a position"):

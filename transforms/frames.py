@@ -7,12 +7,13 @@ All numbers are big endian. *n* may be 0.
 
 Read frame (broker to pipeline)::
 
-    u8  version (2)
+    u8  version (3)
     u8  flags: bit 0 = with metadata
     i32 number of segments; each segment holds records of one partition:
         u16 length of topic, topic (UTF-8); i32 partition
         3 x i64 backlog: what the broker has beyond this segment, in records, bytes of keys and values, and ms that
             reading it takes at the present rate; -1 = unknown
+        i64 records that the broker deleted before they were read
         u8  type of the records' timestamps: 0 create, 1 log append, 255 none
         i32 n
         n x i64 timestamp [ms since the epoch] by the read's timestamp policy
@@ -69,7 +70,7 @@ __all__ = [
     "encode_write_frame",
 ]
 
-READ_VERSION = 2
+READ_VERSION = 3
 WRITE_VERSION = 2
 
 CREATE_TIME = 0
@@ -86,7 +87,7 @@ _TOPICS = 4
 _PARTITIONS = 8
 
 _FRAME_HEAD = struct.Struct(">BBi")
-_SEGMENT_TAIL = struct.Struct(">iqqqBi")
+_SEGMENT_TAIL = struct.Struct(">iqqqqBi")
 _U16 = struct.Struct(">H")
 _I16 = struct.Struct(">h")
 _I32 = struct.Struct(">i")
@@ -114,7 +115,8 @@ class Backlog(NamedTuple):
 class Segment(NamedTuple):
     """Records of one partition, in the order of their offsets.
 
-    The three last fields are empty in a frame without metadata; otherwise all sequences have one length.
+    Offsets, record timestamps and headers are empty in a frame without metadata; otherwise all sequences have one
+    length.
     """
 
     topic: str
@@ -126,6 +128,8 @@ class Segment(NamedTuple):
     offsets: Sequence[int] = ()
     record_timestamps: Sequence[int] = ()
     headers: Sequence[Sequence[Header]] = ()
+    lost: int = 0
+    """Records [offsets] that the broker deleted before they were read."""
 
 
 class WriteBatch(NamedTuple):
@@ -155,7 +159,7 @@ def encode_read_frame(segments: Sequence[Segment], *, metadata: bool) -> bytes:
             parts += (
                 _U16.pack(len(topic)),
                 topic,
-                _SEGMENT_TAIL.pack(segment.partition, *segment.backlog, segment.timestamp_type, n),
+                _SEGMENT_TAIL.pack(segment.partition, *segment.backlog, segment.lost, segment.timestamp_type, n),
                 struct.pack(f">{n}q", *segment.timestamps),
             )
             if metadata:
@@ -185,7 +189,7 @@ def decode_read_frame(frame: bytes) -> list[Segment]:
             at += 2
             topic = frame[at : at + length].decode()
             at += length
-            partition, *left, timestamp_type, n = _SEGMENT_TAIL.unpack_from(frame, at)
+            partition, *left, lost, timestamp_type, n = _SEGMENT_TAIL.unpack_from(frame, at)
             backlog = Backlog(*left)
             at += _SEGMENT_TAIL.size
             timestamps = struct.unpack_from(f">{n}q", frame, at)
@@ -205,11 +209,12 @@ def decode_read_frame(frame: bytes) -> list[Segment]:
                         numbers[:n],
                         numbers[n:],
                         headers,
+                        lost,
                     )
                 )
             else:
                 records, at = _read_records(frame, at, n)
-                segments.append(Segment(topic, partition, backlog, timestamp_type, timestamps, records))
+                segments.append(Segment(topic, partition, backlog, timestamp_type, timestamps, records, lost=lost))
     except (struct.error, UnicodeDecodeError) as error:
         raise FrameError(f"No read frame in {len(frame)} bytes: {error}") from error
     _check_end(frame, at)

@@ -277,7 +277,7 @@ class ReadFromKafka(beam.PTransform):
             None (default): read for ever. With ``isolation.level=read_committed`` an end lies before the first record
             of a transaction that is open then.
         start_offsets: ``{topic: {partition: offset}}`` or ``{(topic, partition): offset}``: the first record of these
-            partitions. If retention deleted it, the oldest left is, or with ``auto.offset.reset=none`` the read fails.
+            partitions. If it was deleted, the oldest left is, and the others are told as lost (see the README).
             One beyond the end is an error. The other partitions start as without it.
         stop_read_time: read what lies before the first record of this time [ms since the epoch] or later, and where
             there is none yet, up to the end; then finish.
@@ -561,15 +561,29 @@ class Unpack(beam.DoFn):
 
     def __init__(self) -> None:
         self._read = Metrics.counter(metrics.NAMESPACE, metrics.RECORDS_READ)
+        self._lost = Metrics.counter(metrics.NAMESPACE, metrics.RECORDS_LOST)
         self._backlog = metrics.BacklogGauges()
 
     def process(self, frame: bytes) -> Iterable[Any]:
         values: list[Any] = []
         for segment in frames.decode_read_frame(frame):
+            if segment.lost:
+                self._tell_lost(segment)
             values += self._values(segment)
         if values:
             self._read.inc(len(values))
         return values
+
+    def _tell_lost(self, segment: frames.Segment) -> None:
+        self._lost.inc(segment.lost)
+        # A worker's warnings are shown by the launcher, whichever reader found it.
+        _LOGGER.warning(
+            "%d records of partition %d of topic %s are lost: the broker deleted them (retention, or a request) before "
+            "they were read. The read goes on at the oldest one left.",
+            segment.lost,
+            segment.partition,
+            segment.topic,
+        )
 
     def _values(self, segment: frames.Segment) -> list[Any]:
         self._backlog.set(segment)

@@ -12,11 +12,21 @@ from apache_beam.metrics import Metrics
 if TYPE_CHECKING:
     from beam_k8s.transforms.frames import Segment
 
-__all__ = ["DEAD_LETTERS", "NAMESPACE", "RECORDS_READ", "RECORDS_WRITTEN", "BacklogGauges", "backlog_name"]
+__all__ = [
+    "DEAD_LETTERS",
+    "NAMESPACE",
+    "RECORDS_LOST",
+    "RECORDS_READ",
+    "RECORDS_WRITTEN",
+    "BacklogGauges",
+    "backlog_name",
+]
 
 NAMESPACE = "beam_k8s.kafka"
 RECORDS_READ = "records_read"
 RECORDS_WRITTEN = "records_written"
+RECORDS_LOST = "records_lost_to_retention"
+"""That the broker deleted before they were read; counted by offset, markers of transactions among them."""
 DEAD_LETTERS = "dead_letters"
 MOST_PARTITIONS = 100
 """That one worker has gauges for: each is a label more in whatever collects them, in a fleet of thousands of jobs."""

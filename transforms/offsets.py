@@ -166,28 +166,20 @@ def start_offset(
         reset: ``auto.offset.reset``: what holds where the group has no committed offset.
         beginning: first offset that the broker still has.
         end: the broker's end offset.
-        committed: the group's offset, None if it has none. One that the broker no longer has counts as the beginning:
-            what retention deleted cannot be read, and nothing after it may be skipped.
+        committed: the group's offset, None if it has none. The broker may not have it: that is the reader's affair.
         at_time: first offset at or after the wanted time, None if all records are older.
-        named: the user's own offset, which wins over ``start``. What retention deleted of it counts as for a committed
-            one.
+        named: the user's own offset, which wins over ``start``; as with a committed one, the broker may not have it.
 
     Raises:
-        ConfigError: ``reset`` is ``none`` and the group has no offset, or ``named`` is deleted.
+        ConfigError: ``reset`` is ``none`` and the group has no offset.
     """
     if named is not None:
-        if named < beginning and reset == "none":
-            raise ConfigError(
-                f"start_offsets has {named}, but the oldest record that its partition still has is at {beginning}, and "
-                "consumer_config['auto.offset.reset'] is 'none'.",
-                hint="Start there, or set auto.offset.reset to 'earliest'.",
-            )
-        return max(named, beginning)
+        return named
     if isinstance(start, dict):
         return end if at_time is None else at_time
     if start == "committed":
         if committed is not None:
-            return min(max(committed, beginning), end)
+            return committed
         start = reset
     if start == "earliest":
         return beginning

@@ -8,8 +8,11 @@ checkpoint between two calls.
 A topic that is deleted and made again, or cut (an unclean leader election), while it is read is an error. The offsets
 of a range are those of records that are gone: what now has these offsets was never asked for, what is below them would
 be skipped, and a read that ends would end early. Only a new start gives exact results, and only a person knows whether
-that is wanted. It is noticed as long as the new topic is shorter than what was read; Kafka's own clients, on Flink too,
-cannot tell a longer one by its offsets.
+that is wanted. It is noticed as long as the new topic is shorter than what was read; Kafka's own clients cannot tell a
+longer one by its offsets.
+
+What is deleted before it is read, by retention or a request, is passed, and told as lost; or it is an error, with
+``auto.offset.reset=none``. Flink's reader does the same (``PositionTrackingSplitReader.java``).
 
 Order within a partition is kept, unless the runner splits a range: then it is kept within each part, as with Beam's own
 Kafka read.
@@ -35,7 +38,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from beam_k8s.errors import ConfigError, KafkaError
 from beam_k8s.kafka_partitions import matching, misplaced
 from beam_k8s.transforms.backlog import PartitionBacklog
-from beam_k8s.transforms.clients import TopicPartition
+from beam_k8s.transforms.clients import OffsetsGone, TopicPartition
 from beam_k8s.transforms.config import FRAME_BYTES
 from beam_k8s.transforms.frames import (
     LOG_APPEND_TIME,
@@ -431,10 +434,12 @@ class _ReadParts(beam.DoFn):
                 return
             assigned = self._assigned(todo)
             wait_ms = min(self._wait_ms(todo, now), int(patience * 1000) + 1)
-            polled = assigned.consumer.poll(wait_ms, self._most_records(todo))
+            try:
+                polled = assigned.consumer.poll(wait_ms, self._most_records(todo))
+            except OffsetsGone as gone:
+                yield from map(self._frame, self._pass_deleted(tracker, assigned, gone))
+                continue
             if polled:
-                for name, records in polled.items():
-                    _check_not_cut(todo.parts[todo.index(*name)], records[0].offset)
                 for segment in self._claimed(tracker, assigned, polled):
                     frames += 1
                     yield self._frame(segment)
@@ -543,6 +548,36 @@ class _ReadParts(beam.DoFn):
         if len(todo.parts) == 1:
             _set_watermark(watermark, self._rule.after_records(max(segment.timestamps), self._now_ms()))
 
+    def _pass_deleted(self, tracker: Any, assigned: _Assigned, gone: OffsetsGone) -> list[Segment]:
+        """Pass what the broker deleted before it was read; returns segments that tell it.
+
+        Raises:
+            KafkaError: it may not be passed, or the topic was made again, or cut.
+        """
+        first, ends = assigned.consumer.beginning_offsets(gone.names), assigned.consumer.end_offsets(gone.names)
+        assigned.positions = {}  # the client must be told anew
+        told: list[Segment] = []
+        for name in gone.names:
+            index = tracker.current_restriction().index(*name)
+            while not (part := tracker.current_restriction().parts[index]).is_done:
+                if gone.is_cut or ends[name] < part.next:
+                    raise _cut(part, part.next, ends[name])
+                if first[name] <= part.next:
+                    break  # the broker has it after all, as a lagging replica does
+                if self._config.properties.get("auto.offset.reset") == "none":
+                    raise KafkaError(
+                        f"Partition {part.partition} of topic {part.topic}: the records from offset {part.next} on "
+                        f"were deleted before they were read, the oldest one left is at {first[name]}, and "
+                        "consumer_config['auto.offset.reset'] is 'none'.",
+                        hint="Set it to 'earliest' to go on without them.",
+                    )
+                upto = min(first[name], part.stop)
+                if tracker.try_claim(Claim(index, upto, ends[name], 0)):
+                    (segment,) = self._told(name, max(0, min(ends[name], part.stop) - upto), lost=upto - part.next)
+                    told.append(segment)
+                    break
+        return told
+
     def _skip_what_is_no_record(self, tracker: Any, assigned: _Assigned) -> list[Segment] | None:
         """Pass transaction markers and compacted records at the client's position.
 
@@ -555,7 +590,6 @@ class _ReadParts(beam.DoFn):
             if name not in assigned.positions or part.is_done:
                 continue
             position = assigned.consumer.position(name)
-            _check_not_cut(part, position)
             if position > part.next:
                 assigned.positions[name] = position
                 upto, end = min(position, part.stop), max(part.end, position)
@@ -575,18 +609,20 @@ class _ReadParts(beam.DoFn):
                 continue
             end = ends[name]
             # What a bounded read still wants was once there: it does not come back.
-            _check_not_cut(part, end, part.next if part.stop == UNBOUNDED else part.next + part.backlog)
+            at_least = part.next if part.stop == UNBOUNDED else part.next + part.backlog
+            if end < at_least:
+                raise _cut(part, at_least, end)
             left += max(0, end - part.next)
             tracker.try_claim(Claim(index, part.next, end, 0))
             if not part.is_done:  # as it seems to be if the runner has just taken the rest
                 told += self._told(name, max(0, min(end, part.stop) - part.next))
         return left == 0, told
 
-    def _told(self, name: TopicPartition, backlog: int) -> list[Segment]:
+    def _told(self, name: TopicPartition, backlog: int, *, lost: int = 0) -> list[Segment]:
         known = self._backlogs[name]
-        if known.now.records == backlog:
+        if known.now.records == backlog and not lost:
             return []
-        return [Segment(*name, known.add(backlog, (), time.monotonic()), NO_TIMESTAMP_TYPE, (), ())]
+        return [Segment(*name, known.add(backlog, (), time.monotonic()), NO_TIMESTAMP_TYPE, (), (), lost=lost)]
 
 
 class ReadParts(_ReadParts):
@@ -658,25 +694,21 @@ class _Assigned:
         self.positions: dict[TopicPartition, int] = {}
 
 
-def _check_not_cut(part: Part, offset: int, at_least: int | None = None) -> None:
-    """Make sure that the partition is the one whose offsets the range holds.
+def _cut(part: Part, at_least: int, end: int) -> KafkaError:
+    """The partition is not the one whose offsets the range holds.
 
     Args:
         part: what is left to be read of it.
-        offset: that the broker has now given: of a record, of the client's position, or of the end.
-        at_least: what it can only be; None: where the read stands, below which a client goes only if that is gone.
-
-    Raises:
-        KafkaError: it is below that.
+        at_least: offset where it once ended, or a later one.
+        end: where it ends now.
     """
-    at_least = part.next if at_least is None else at_least
-    if offset < at_least:
-        raise KafkaError(
-            f"Partition {part.partition} of topic {part.topic} was read up to offset {part.next} and had offset "
-            f"{at_least}, but now the broker gives {offset}: the topic was deleted and made again, or cut.",
-            hint="Start the job anew, without its checkpoint: the offsets in it mean other records now. Also reset the "
-            "committed offsets of its group, if it has one.",
-        )
+    had = "" if at_least == part.next else f" and had offset {at_least}"
+    return KafkaError(
+        f"Partition {part.partition} of topic {part.topic} was read up to offset {part.next}{had}, but now it ends at "
+        f"{end}: the topic was deleted and made again, or cut.",
+        hint="Start the job anew, without its checkpoint: the offsets in it mean other records now. Also reset the "
+        "committed offsets of its group, if it has one.",
+    )
 
 
 def _claim(tracker: Any, name: TopicPartition, records: Sequence[ConsumerRecord], end: int) -> Sequence[ConsumerRecord]:

@@ -437,6 +437,20 @@ def test_offsets_that_retention_or_compaction_removed_do_not_hold_the_end(kafka:
     assert sorted(record.value for record in kafka.copy(read)) == [b"v6", b"v7", b"v8", b"v9"]
 
 
+def test_records_that_were_deleted_before_the_start_are_told_as_lost(kafka: Kafka) -> None:
+    from kafka import TopicPartition
+
+    source, target = kafka.topic(1), kafka.topic(1)
+    kafka.broker.produce(source, numbered(10))
+    with kafka.broker.admin() as admin:
+        admin.delete_records({TopicPartition(source, 0): 6})
+    read = ReadFromKafka(kafka.earliest, [source], start_offsets={(source, 0): 2}, stop_offsets={(source, 0): 8})
+    result = kafka.run(lambda pipeline: pipeline | read | WriteToKafka(kafka.servers, target))
+    assert sorted(record.value for record in kafka.broker.read_topic(target)) == [b"v6", b"v7"]
+    found = result.metrics().query(MetricsFilter().with_name(metrics.RECORDS_LOST))["counters"]
+    assert [counter.result for counter in found] == [4]
+
+
 def test_java_deserializers_and_serializers_by_name(kafka: Kafka) -> None:
     source = kafka.topic(1)
     kafka.broker.produce(source, [((5).to_bytes(8, "big"), "é".encode()), (None, b"x")])

@@ -30,6 +30,7 @@ def segments(draw: st.DrawFn, *, metadata: bool) -> frames.Segment:
         draw(st.sampled_from([0, 1, 255])),
         of(I64),
         records,
+        lost=draw(I64),
     )
     if not metadata:
         return segment
@@ -45,6 +46,7 @@ def plain(segment: frames.Segment) -> list:
         list(segment.offsets),
         list(segment.record_timestamps),
         [list(block) for block in segment.headers],
+        segment.lost,
     ]
 
 
@@ -85,15 +87,16 @@ def test_the_bytes_of_a_read_frame_are_the_contract_with_the_java_part() -> None
         [
             frames.Segment(
                 "é", 7, frames.Backlog(3, 9), frames.CREATE_TIME, [10, 11], [(b"k", b"vv"), (None, None)],
-                offsets=[5, 6], record_timestamps=[10, 11], headers=[[("h", None), ("i", b"x")], []],
+                offsets=[5, 6], record_timestamps=[10, 11], headers=[[("h", None), ("i", b"x")], []], lost=4,
             )
         ],
         metadata=True,
     )  # fmt: skip
     assert frame.hex(" ") == (
-        "02 01 00 00 00 01"  # version, flags, segments
+        "03 01 00 00 00 01"  # version, flags, segments
         " 00 02 c3 a9 00 00 00 07"  # topic, partition
         " 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 09 ff ff ff ff ff ff ff ff"  # backlog: records, bytes, ms
+        " 00 00 00 00 00 00 00 04"  # lost
         " 00 00 00 00 02"  # type, n
         " 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 0b"  # timestamps
         " 00 00 00 00 00 00 00 05 00 00 00 00 00 00 00 06"  # offsets

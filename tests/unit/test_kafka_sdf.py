@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -20,7 +21,7 @@ from apache_beam.runners.sdf_utils import (
 
 from beam_k8s.errors import KafkaError
 from beam_k8s.transforms import ReadFromKafka, frames, sdf
-from beam_k8s.transforms.clients import TopicPartition
+from beam_k8s.transforms.clients import OffsetsGone, TopicPartition
 from beam_k8s.transforms.offsets import UNBOUNDED, Part, ReadRange
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class FakeBroker:
             TopicPartition("t", int(name[1:])): [Record(n, 1_000 + n) for n in range(count)]
             for name, count in partitions.items()
         }
+        self.first: defaultdict[TopicPartition, int] = defaultdict(int)
         self.ends = {name: len(records) for name, records in self.records.items()}
         self.opened: list[FakeConsumer] = []
         self.commits: list[dict[TopicPartition, int]] = []
@@ -79,8 +81,8 @@ class FakeConsumer:
         if self.broker.broken:
             raise KafkaError("broken")
         for name in self.at:
-            if self.at[name] > self.broker.ends[name]:  # out of range: kafka-python goes to the first record
-                self.at[name] = 0
+            if not self.broker.first[name] <= self.at[name] <= self.broker.ends[name]:
+                raise OffsetsGone([name], is_cut=False)
             found = [r for r in self.broker.records[name] if r.offset >= self.at[name]][:max_records]
             if found:
                 self.at[name] = found[-1].offset + 1
@@ -102,7 +104,7 @@ class FakeConsumer:
         return [name for name in self.broker.records if name.topic in topics]
 
     def beginning_offsets(self, of: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        return dict.fromkeys(of, 0)
+        return {name: self.broker.first[name] for name in of}
 
     def end_offsets(self, of: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return {name: self.broker.ends[name] for name in of}
@@ -144,12 +146,14 @@ class Call:
         self._calls: Iterator[Any] = reader._read(RestrictionTrackerView(self.tracker), self.estimator, finalizer)
         self.offsets: list[int] = []
         self.backlogs: list[int] = []
+        self.lost: list[int] = []
 
     def step(self) -> bool:
         """Run to the next frame; False if the call has returned."""
         for output in self._calls:
             for segment in frames.decode_read_frame(output.value):
                 self.backlogs.append(segment.backlog.records)
+                self.lost += [segment.lost] if segment.lost else []
                 self.offsets += [timestamp - 1_000 for timestamp in segment.timestamps]
             return True
         assert self.tracker.check_done()
@@ -283,8 +287,50 @@ def test_markers_at_the_end_are_no_backlog_and_do_not_hold_the_stop() -> None:
     assert call.residual is None
 
 
+def test_what_was_deleted_before_it_was_read_is_passed_and_told() -> None:
+    broker = FakeBroker(p0=250)
+    reader = reader_of(broker)
+    call = Call(reader, whole())
+    assert call.step()
+    broker.records[ZERO] = broker.records[ZERO][180:]
+    broker.first[ZERO] = 180
+    call.finish()
+    assert call.offsets == [*range(100), *range(180, 250)]
+    assert call.lost == [80]
+    assert call.backlogs == [150, 70, 0]
+
+
+def test_of_what_was_deleted_only_what_a_range_holds_is_lost() -> None:
+    broker = FakeBroker(p0=250)
+    broker.records[ZERO], broker.first[ZERO] = broker.records[ZERO][180:], 180
+    reader = reader_of(broker)
+    first, rest = whole(end=250), ReadRange((Part("t", 0, 170, UNBOUNDED, 250),))
+    call = Call(reader, ReadRange((Part("t", 0, 0, 170, 250),))).finish()
+    assert (call.offsets, call.lost, call.residual) == ([], [170], None)
+    call = Call(reader, rest).finish()
+    assert (call.offsets, call.lost) == (list(range(180, 250)), [10])
+    stopped = Call(reader, first)
+    assert stopped.step()
+    halves = stopped.tracker.try_split(0)
+    assert halves is not None
+    stopped.finish()
+    assert stopped.lost == [180]
+    assert Call(reader, halves[1]).finish().lost == []
+
+
+def test_what_was_deleted_is_an_error_where_nothing_may_be_passed() -> None:
+    broker = FakeBroker(p0=250)
+    broker.records[ZERO], broker.first[ZERO] = broker.records[ZERO][180:], 180
+    reader = reader_of(broker, properties={"auto.offset.reset": "none"})
+    with pytest.raises(
+        KafkaError, match=r"topic t: the records from offset 7 on .* oldest one left is at 180, and .*none"
+    ):
+        Call(reader, ReadRange((Part("t", 0, 7, UNBOUNDED, 250),))).finish()
+    assert broker.open_now == 0
+
+
 def test_a_partition_that_was_cut_below_the_stop_is_an_error() -> None:
-    with pytest.raises(KafkaError, match="had offset 50, but now the broker gives 10"):
+    with pytest.raises(KafkaError, match="had offset 50, but now it ends at 10"):
         Call(reader_of(FakeBroker(p0=10)), whole(stop=50, end=50)).finish()
 
 
@@ -298,7 +344,7 @@ def test_a_topic_that_was_made_again_is_one_clear_error_and_no_endless_loop(reco
         assert first.step()
     made_again = FakeBroker(p0=records)
     broker.records, broker.ends = made_again.records, made_again.ends
-    with pytest.raises(KafkaError, match=r"Partition 0 of topic t was read up to offset 250 .* made again, or cut"):
+    with pytest.raises(KafkaError, match=r"Partition 0 of topic t was read up to offset 250, .* made again, or cut"):
         first.finish()
     assert broker.open_now == 0
     again = Call(reader, ReadRange((Part("t", 0, 250, stop, 250),)))

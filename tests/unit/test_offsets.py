@@ -141,8 +141,8 @@ def test_progress_between_the_last_claim_and_its_frame_is_no_division_by_zero() 
         ("committed", "latest", 50, None, 50),
         ("committed", "latest", None, None, 90),
         ("committed", "earliest", None, None, 10),
-        ("committed", "latest", 3, None, 10),
-        ("committed", "latest", 99, None, 90),
+        ("committed", "latest", 3, None, 3),
+        ("committed", "latest", 99, None, 99),
         ("earliest", "latest", 50, None, 10),
         ("latest", "earliest", 50, None, 90),
         ({"timestamp_ms": 5}, "latest", 50, 42, 42),
@@ -159,12 +159,10 @@ def test_where_a_read_starts(
     assert start_offset(start, reset, beginning=10, end=90, committed=committed, at_time=at_time) == expected
 
 
-def test_an_offset_of_the_users_own_wins_and_what_retention_deleted_of_it_is_passed() -> None:
+def test_an_offset_of_the_users_own_wins_also_one_that_was_deleted() -> None:
     where = {"beginning": 10, "end": 90, "committed": 50}
     assert start_offset("committed", "latest", named=20, **where) == 20
-    assert start_offset("committed", "latest", named=5, **where) == 10
-    with pytest.raises(ConfigError, match="oldest record that its partition still has is at 10"):
-        start_offset("committed", "none", named=5, **where)
+    assert start_offset("committed", "latest", named=5, **where) == 5
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,15 @@ public final class FetchLog {
   /**
    * In the fetcher thread: a batch was fetched, and {@code positions} hold after it. {@code
    * confirmed}: the broker was asked for the ends of those caught up, and did not just once answer
-   * a fetch of them.
+   * a fetch of them. {@code lost}: so many records were passed, deleted before they were read.
    */
-  public Entry fetched(Map<TopicPartition, Position> positions, boolean confirmed) {
+  public Entry fetched(
+      Map<TopicPartition, Position> positions,
+      boolean confirmed,
+      Map<TopicPartition, Long> lost) {
     last = positions;
     return new Entry(
-        lastFetched.incrementAndGet(), clock.relativeTimeMillis(), positions, confirmed);
+        lastFetched.incrementAndGet(), clock.relativeTimeMillis(), positions, confirmed, lost);
   }
 
   /** In any thread: the positions after the last batch, though it may not be emitted. */
@@ -90,16 +93,19 @@ public final class FetchLog {
     final long fetchedAt;
     final Map<TopicPartition, Position> positions;
     final boolean confirmed;
+    final Map<TopicPartition, Long> lost;
 
     private Entry(
         long number,
         long fetchedAt,
         Map<TopicPartition, Position> positions,
-        boolean confirmed) {
+        boolean confirmed,
+        Map<TopicPartition, Long> lost) {
       this.number = number;
       this.fetchedAt = fetchedAt;
       this.positions = positions;
       this.confirmed = confirmed;
+      this.lost = lost;
     }
   }
 

@@ -152,6 +152,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
         watermarks.behind(partition);
       }
     }
+    entry.lost.forEach(frame::addLost);
     if (entry.confirmed) {
       watermarks.confirmed(entry.fetchedAt);
     }
@@ -188,15 +189,16 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
 
   /** For partitions whose backlog is another one than last told, although no record came. */
   private void addChangedBacklogs() {
-    positions.forEach(
-        (partition, position) -> {
-          if (!frame.hasRecords(partition)
-              && partitions.containsValue(partition)
-              && (!backlogs.containsKey(partition)
-                  || backlogs.get(partition).records() != position.backlog(position.next))) {
-            frame.addBacklog(partition);
-          }
-        });
+    for (TopicPartition partition : partitions.values()) {
+      Position position = positions.get(partition);
+      if (position == null) {
+        continue;
+      }
+      PartitionBacklog told = backlogs.get(partition);
+      if (told == null || told.records() != position.backlog(position.next)) {
+        frame.addBacklog(partition);
+      }
+    }
   }
 
   private PartitionBacklog backlog(ReadFrame.Segment segment) {
@@ -386,7 +388,7 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       stalled.caughtUp(partition);
       watermarks.remove(partition);
       PartitionBacklog told = backlogs.get(partition);
-      if ((told == null || told.records() != 0) && !frame.hasRecords(partition)) {
+      if (told == null || told.records() != 0) {
         frame.addBacklog(partition); // none is left: nobody tells of it any more
       }
     }

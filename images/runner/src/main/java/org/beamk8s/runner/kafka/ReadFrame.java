@@ -4,9 +4,11 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.Function;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.common.TopicPartition;
@@ -19,17 +21,17 @@ import org.apache.kafka.common.record.TimestampType;
  * <pre>
  * u8 version, u8 flags (bit 0: metadata), i32 segments, then each segment:
  *   u16 length + topic, i32 partition, 3 x i64 backlog (records, bytes, ms; -1 unknown),
- *   u8 timestamp type (255 none), i32 n
+ *   i64 records deleted before they were read, u8 timestamp type (255 none), i32 n
  *   n x i64 event time ms, [n x i64 offset, n x i64 record timestamp ms]
  *   n x i32 key length, n x i32 value length (-1 null), [n x i32 header block length]
  *   n x (key, value, [header block: i16 count, count x (i16 length + name, i32 length + value)])
  * </pre>
  *
  * <p>What is alike stands together, so that Python decodes each array with one call. A segment
- * without records only tells a backlog.
+ * without records only tells a backlog, or a loss.
  */
 final class ReadFrame {
-  static final byte VERSION = 2;
+  static final byte VERSION = 3;
   static final byte FLAG_METADATA = 1;
 
   /** Bytes of keys and values after which a frame is full: bounds what one element weighs. */
@@ -40,6 +42,7 @@ final class ReadFrame {
 
   private final boolean withMetadata;
   private final Map<Segment, Segment> segments = new LinkedHashMap<>();
+  private final Set<TopicPartition> partitions = new HashSet<>();
   private Segment current;
   private int records;
   private long bytes;
@@ -51,9 +54,7 @@ final class ReadFrame {
 
   void add(TopicPartition partition, ConsumerRecord<byte[], byte[]> record, long timestamp) {
     if (current == null || !current.takes(partition, record.timestampType())) {
-      current =
-          segments.computeIfAbsent(
-              new Segment(partition, timestampType(record.timestampType())), segment -> segment);
+      current = segment(partition, timestampType(record.timestampType()));
     }
     current.add(record, timestamp);
     records++;
@@ -61,10 +62,21 @@ final class ReadFrame {
     leastTimestamp = Math.min(leastTimestamp, timestamp);
   }
 
-  /** A segment without records. */
+  /** A segment without records, if there is none of the partition. */
   void addBacklog(TopicPartition partition) {
-    Segment segment = new Segment(partition, NO_TIMESTAMP_TYPE);
-    segments.put(segment, segment);
+    if (!partitions.contains(partition)) {
+      segment(partition, NO_TIMESTAMP_TYPE);
+    }
+  }
+
+  /** So many records of the partition were deleted before they were read. */
+  void addLost(TopicPartition partition, long lost) {
+    segment(partition, NO_TIMESTAMP_TYPE).lost += lost;
+  }
+
+  private Segment segment(TopicPartition partition, int timestampType) {
+    partitions.add(partition);
+    return segments.computeIfAbsent(new Segment(partition, timestampType), segment -> segment);
   }
 
   boolean isFull(int most) {
@@ -77,10 +89,6 @@ final class ReadFrame {
 
   boolean hasRecords() {
     return records > 0;
-  }
-
-  boolean hasRecords(TopicPartition partition) {
-    return segments.keySet().stream().anyMatch(segment -> segment.partition.equals(partition));
   }
 
   boolean isEmpty() {
@@ -97,7 +105,7 @@ final class ReadFrame {
     long size = 6;
     for (Segment segment : segments.values()) {
       int perRecord = withMetadata ? 36 : 16;
-      size += 2 + segment.topic.length + 33L + (long) perRecord * segment.records.size();
+      size += 2 + segment.topic.length + 41L + (long) perRecord * segment.records.size();
     }
     size += bytes;
     for (byte[] block : headers) {
@@ -117,6 +125,7 @@ final class ReadFrame {
       }
     }
     segments.clear();
+    partitions.clear();
     current = null;
     records = 0;
     bytes = 0;
@@ -179,6 +188,7 @@ final class ReadFrame {
     private final List<ConsumerRecord<byte[], byte[]>> records = new ArrayList<>();
     private long[] timestamps = {};
     private long bytes;
+    private long lost;
 
     private Segment(TopicPartition partition, int timestampType) {
       this.partition = partition;
@@ -217,7 +227,7 @@ final class ReadFrame {
         ByteBuffer frame, PartitionBacklog backlog, List<byte[]> headers, int firstHeader) {
       frame.putShort(unsigned16(topic.length)).put(topic).putInt(partition.partition());
       frame.putLong(backlog.records()).putLong(backlog.bytes()).putLong(backlog.millis());
-      frame.put((byte) timestampType).putInt(records.size());
+      frame.putLong(lost).put((byte) timestampType).putInt(records.size());
       for (int i = 0; i < records.size(); i++) {
         frame.putLong(timestamps[i]);
       }

@@ -38,19 +38,26 @@ public class FramesTest {
     ReadFrame frame = new ReadFrame(false);
     frame.add(A, record(A, 7, 1000, TimestampType.CREATE_TIME, "k", null), 1000);
     frame.add(A, record(A, 8, 900, TimestampType.CREATE_TIME, null, "val"), 900);
+    frame.addBacklog(A); // is told with its records
     frame.addBacklog(B);
+    frame.addLost(A, 1);
+    frame.addLost(A, 2);
     assertEquals(900, frame.leastTimestamp());
     byte[] bytes = frame.take(segment -> backlog(segment.partition.equals(A) ? 5 : -1));
     assertEquals(
-        "02" + "00" + "00000002"
+        "03" + "00" + "00000003"
             + "0003" + "74c3a4" + "00000003"
-            + "0000000000000005" + "000000000000000a" + "ffffffffffffffff" + "00" + "00000002"
+            + "0000000000000005" + "000000000000000a" + "ffffffffffffffff" + "0000000000000000"
+            + "00" + "00000002"
             + "00000000000003e8" + "0000000000000384"
             + "00000001" + "ffffffff"
             + "ffffffff" + "00000003"
             + "6b" + "76616c"
             + "0001" + "75" + "00000000"
-            + "ffffffffffffffff".repeat(3) + "ff" + "00000000",
+            + "ffffffffffffffff".repeat(3) + "0000000000000000" + "ff" + "00000000"
+            + "0003" + "74c3a4" + "00000003"
+            + "0000000000000005" + "000000000000000a" + "ffffffffffffffff" + "0000000000000003"
+            + "ff" + "00000000",
         HexFormat.of().formatHex(bytes));
     assertTrue(frame.isEmpty());
     assertFalse(frame.hasRecords());
@@ -65,8 +72,8 @@ public class FramesTest {
     ReadFrame frame = new ReadFrame(true);
     frame.add(B, record, 2000);
     assertEquals(
-        "02" + "01" + "00000001"
-            + "0001" + "75" + "00000000" + "0000000000000000".repeat(3) + "01" + "00000001"
+        "03" + "01" + "00000001"
+            + "0001" + "75" + "00000000" + "0000000000000000".repeat(4) + "01" + "00000001"
             + "00000000000007d0" + "0000000000000007" + "00000000000003e8"
             + "00000001" + "00000001" + "00000011"
             + "6b" + "76"

@@ -222,6 +222,18 @@ public class KafkaFrameReaderTest {
   }
 
   @Test
+  public void whatWasDeletedIsToldOnceAndWithAllThatCameFirst() throws Exception {
+    KafkaFrameReader reader = reader("", A, B);
+    records.batch(Map.of(A, new Position(2, 9)), record(A, 0, 50), record(A, 1, 70));
+    records.batch(Map.of(A, new Position(5, 9)), Map.of(A, 3L, B, 4L));
+    records.batch(Map.of(A, new Position(9, 9)), Map.of(A, 1L), record(A, 8, 80));
+    drain(reader);
+    records.batch(Map.of(A, new Position(10, 10)), record(A, 9, 90));
+    drain(reader);
+    assertEquals(List.of("frame of 3 at 50, lost 8", "frame of 1 at 90"), events);
+  }
+
+  @Test
   public void aTimestampInTheFutureCountsAsNow() throws Exception {
     KafkaFrameReader reader = reader("", A);
     records.batch(Map.of(A, new Position(1, 1)), record(A, 0, START + 99_999));
@@ -316,10 +328,12 @@ public class KafkaFrameReaderTest {
         public void collect(WindowedValue<byte[]> frame, long timestamp) {
           ByteBuffer data = ByteBuffer.wrap(frame.getValue());
           int records = 0;
+          long lost = 0;
           for (int segment = data.getInt(2), at = 6; segment > 0; segment--) {
-            int n = data.getInt(at + 2 + data.getShort(at) + 29);
+            int n = data.getInt(at + 2 + data.getShort(at) + 37);
             records += n;
-            int arrays = at + 2 + data.getShort(at) + 33;
+            lost += data.getLong(at + 2 + data.getShort(at) + 28);
+            int arrays = at + 2 + data.getShort(at) + 41;
             int payload = 0;
             for (int i = 0; i < 2 * n; i++) {
               payload += Math.max(0, data.getInt(arrays + 8 * n + 4 * i));
@@ -328,7 +342,7 @@ public class KafkaFrameReaderTest {
           }
           assertEquals(timestamp, frame.getTimestamp().getMillis());
           assertTrue("late: " + timestamp, records == 0 || timestamp > last);
-          events.add("frame of " + records + " at " + timestamp);
+          events.add("frame of " + records + " at " + timestamp + (lost > 0 ? ", lost " + lost : ""));
         }
 
         @Override
@@ -390,8 +404,16 @@ public class KafkaFrameReaderTest {
     @SafeVarargs
     final void batch(
         Map<TopicPartition, Position> positions, ConsumerRecord<byte[], byte[]>... records) {
+      batch(positions, Map.of(), records);
+    }
+
+    @SafeVarargs
+    final void batch(
+        Map<TopicPartition, Position> positions,
+        Map<TopicPartition, Long> lost,
+        ConsumerRecord<byte[], byte[]>... records) {
       batches.add(new ArrayDeque<>(List.of(records)));
-      entries.add(log.fetched(positions, log.takeQuestion()));
+      entries.add(log.fetched(positions, log.takeQuestion(), lost));
     }
 
     @Override

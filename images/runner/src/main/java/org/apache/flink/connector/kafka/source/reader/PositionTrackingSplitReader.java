@@ -31,6 +31,7 @@ import org.apache.kafka.common.errors.TimeoutException;
 import org.apache.kafka.common.errors.WakeupException;
 import org.beamk8s.runner.kafka.FetchLog;
 import org.beamk8s.runner.kafka.FetchLog.Position;
+import org.beamk8s.runner.kafka.ReadFailure;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -77,6 +78,9 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
 
   /** What the broker answered, or did not, and where the reader stood then and still stands. */
   private final Map<TopicPartition, Position> answers = new HashMap<>();
+
+  /** Records that were deleted before they were read, since the last batch. */
+  private final Map<TopicPartition, Long> lost = new HashMap<>();
 
   private long askedAt;
   private boolean announceAssignment;
@@ -180,12 +184,21 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
 
   @Override
   public RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> fetch() throws IOException {
+    try {
+      return fetchWithPositions();
+    } catch (LogTruncationException e) {
+      throw ReadFailure.cut(e); // also of a position, after records were polled
+    }
+  }
+
+  private RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> fetchWithPositions()
+      throws IOException {
     RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> records;
     if (announceAssignment) {
       announceAssignment = false;
       records = none();
     } else {
-      records = fetchOrReset();
+      records = fetchOrPass();
     }
     Map<TopicPartition, Position> positions = positions();
     answers.entrySet().removeIf(e -> !isOf(e.getValue(), positions.get(e.getKey())));
@@ -199,7 +212,9 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     }
     positions.replaceAll(
         (partition, position) -> position.with(answers.getOrDefault(partition, position)));
-    return new Batch(records, log.fetched(positions, ask), log);
+    FetchLog.Entry entry = log.fetched(positions, ask, Map.copyOf(lost));
+    lost.clear();
+    return new Batch(records, entry, log);
   }
 
   /** A reader that moved on was answered a fetch, which tells the end as well. */
@@ -218,30 +233,48 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
 
   /**
    * What retention deleted before it was read is lost, what it left is not: the oldest record left
-   * is the next. The consumer's own reset would do so without a word.
+   * is the next. The consumer's own reset would do so without a word, and would do it where a topic
+   * was made again, too, whose records have other offsets.
    */
-  private RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> fetchOrReset() throws IOException {
+  private RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> fetchOrPass() throws IOException {
     try {
       return super.fetch();
     } catch (LogTruncationException e) {
-      throw e; // of position() too, after records were polled: they come again after a restart
+      throw e;
     } catch (OffsetOutOfRangeException e) {
-      if (!goesOnAfterLoss) {
-        throw e;
-      }
-      e.offsetOutOfRangePartitions().forEach(this::reset);
+      pass(e.offsetOutOfRangePartitions());
       return none();
     }
   }
 
-  private void reset(TopicPartition partition, long lost) {
-    consumer().seekToBeginning(Set.of(partition));
-    LOG.warn(
-        "{}: the record at offset {} is gone before it was read, deleted by retention or with its"
-            + " topic. The oldest one left is the next, at offset {}.",
-        partition,
-        lost,
-        inSpiteOfWakeup(() -> consumer().position(partition)));
+  private void pass(Map<TopicPartition, Long> wanted) throws ReadFailure {
+    Map<TopicPartition, Long> first =
+        inSpiteOfWakeup(() -> consumer().beginningOffsets(wanted.keySet()));
+    Map<TopicPartition, Long> end = inSpiteOfWakeup(() -> consumer().endOffsets(wanted.keySet()));
+    for (Map.Entry<TopicPartition, Long> each : wanted.entrySet()) {
+      TopicPartition partition = each.getKey();
+      long next = each.getValue();
+      long oldest = first.get(partition);
+      if (next > end.get(partition)) {
+        throw ReadFailure.cut(partition, next, end.get(partition));
+      }
+      if (next < oldest) {
+        if (!goesOnAfterLoss) {
+          throw ReadFailure.deleted(partition, next, oldest);
+        }
+        LOG.warn(
+            "{}: the records from offset {} on were deleted before they were read. The oldest one"
+                + " left is the next, at offset {}.",
+            partition,
+            next,
+            oldest);
+        consumer().seek(partition, oldest);
+        lost.merge(
+            partition,
+            Math.min(oldest, stops.getOrDefault(partition, Long.MAX_VALUE)) - next,
+            Long::sum);
+      } // else the broker has it after all, as a lagging replica does: the next fetch asks again
+    }
   }
 
   private Map<TopicPartition, Position> positions() {
