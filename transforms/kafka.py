@@ -13,6 +13,7 @@ records, their timestamps and the metrics are the same everywhere.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from itertools import repeat, starmap
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -40,7 +41,7 @@ from beam_k8s.transforms.config import (
     read_config,
     write_config,
 )
-from beam_k8s.transforms.offsets import to_micros
+from beam_k8s.transforms.offsets import NO_TIME, are_event_times
 from beam_k8s.transforms.serializers import deserializer, serializer
 
 if TYPE_CHECKING:
@@ -72,9 +73,6 @@ _DEAD_LETTERS = "dead_letters"
 _LONGEST_ERROR = 1000
 """Characters of a deserializer's error that are kept."""
 _SERIALIZATION = "org.apache.kafka.common.serialization."
-
-# Timestamps that to_micros leaves as they are, by a margin; checked once a frame and not once a record.
-_ORDINARY_MS = (0, 10**15)
 
 
 class KafkaHeader(NamedTuple):
@@ -111,9 +109,10 @@ _TIMESTAMP_TYPES = {
 
 
 class DeadLetter(NamedTuple):
-    """A record that a deserializer failed on, as the broker has it: ``timestamp`` in ms since the epoch, and bytes.
+    """A record that cannot be given, as the broker has it: ``timestamp`` in ms since the epoch, and bytes.
 
-    ``error`` says which deserializer failed, and how.
+    ``error`` says which deserializer failed, and how; or that it has no event time. Its own event time is that of the
+    record, or where it has none that of the read.
     """
 
     topic: str
@@ -266,7 +265,8 @@ class ReadFromKafka(beam.PTransform):
         timestamp_policy: ``processing_time_policy`` (default), ``create_time_policy``, ``log_append_time``, or a
             function ``KafkaRecord -> event time``, which is what ``TimestampedValue`` takes: seconds since the epoch
             or a Timestamp, of which whole ms are kept. If it fails, the read does. Only Python can call it: on Flink
-            too the read is then the Python one of other runners, which is slower.
+            too the read is then the Python one of other runners, which is slower. A record without a time (-1, as of
+            Kafka 0.9), or with one beyond Beam's range, has no create or log append time: see ``dead_letters``.
         consumer_polling_timeout: longest wait of one poll [s], on other runners than Flink.
         with_metadata: give KafkaRecord; only with the default deserializers.
         expansion_service: ignored with a warning: there is no Java expansion.
@@ -289,8 +289,9 @@ class ReadFromKafka(beam.PTransform):
             never. A partition with backlog always does. Default 30.
         dead_letters: True: the read gives ``records, dead_letters`` (see ReadOutputs), and a record that a deserializer
             raises an error on is in the second; an error that comes later, as from a generator that it returns, is the
-            next step's. False (default): it fails the pipeline. The error's text, which may quote the record, is
-            told in both cases. ``redistribute`` is of the records only.
+            next step's. So is a record whose create or log append time is the event time, and is none that Beam can
+            hold (see ``timestamp_policy``). False (default): it fails the pipeline. The error's text, which may quote
+            the record, is told in both cases. ``redistribute`` is of the records only.
 
     Raises:
         ConfigError: an argument is wrong; names all that are.
@@ -363,10 +364,12 @@ class ReadFromKafka(beam.PTransform):
                     hint="Leave the deserializers out, and convert key and value in the next step.",
                 )
             )
-        if dead_letters and not errors and not self._deserializes:
+        times = (self.create_time_policy, self.log_append_time)
+        if dead_letters and not errors and not self._deserializes and timestamp_policy not in times:
             errors.append(
                 ConfigError(
-                    "dead_letters is true and no deserializer is set: as bytes all records can be read.",
+                    "dead_letters is true, no deserializer is set, and timestamp_policy is not the records' own time: "
+                    "all records can be read.",
                     hint="Set key_deserializer or value_deserializer, or remove dead_letters.",
                 )
             )
@@ -377,15 +380,16 @@ class ReadFromKafka(beam.PTransform):
         self._redistribute = bool(redistribute)
         self._redistribute_keys = keys
         self._dead_letters = bool(dead_letters)
+        self._with_metadata = bool(with_metadata)
         self._output = KafkaRecord if with_metadata else typehints.Tuple[key_hint, value_hint]
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection | ReadOutputs:
         unpack = (
             UnpackAndDeserialize(self._key, self._value, dead_letters=self._dead_letters)
             if self._deserializes
-            else UnpackWithMetadata()
-            if self._config.with_metadata
-            else Unpack()
+            else UnpackWithMetadata(dead_letters=self._dead_letters)
+            if self._with_metadata
+            else Unpack(dead_letters=self._dead_letters)
         )
         if self._config.is_python:
             # It has no URN of ours.
@@ -559,7 +563,9 @@ class Unpack(beam.DoFn):
     a record, or one parameter more were each measured to cost as much as all of this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, dead_letters: bool = False) -> None:
+        self._dead_letters = dead_letters
+        self._dead = Metrics.counter(metrics.NAMESPACE, metrics.DEAD_LETTERS)
         self._read = Metrics.counter(metrics.NAMESPACE, metrics.RECORDS_READ)
         self._lost = Metrics.counter(metrics.NAMESPACE, metrics.RECORDS_LOST)
         self._backlog = metrics.BacklogGauges()
@@ -569,10 +575,56 @@ class Unpack(beam.DoFn):
         for segment in frames.decode_read_frame(frame):
             if segment.lost:
                 self._tell_lost(segment)
+            if segment.timestamps and not are_event_times(segment.timestamps):
+                letters, segment = self._without_event_time(segment)  # noqa: PLW2901 - what is left of it
+                values += letters
             values += self._values(segment)
         if values:
             self._read.inc(len(values))
         return values
+
+    def _without_event_time(self, segment: frames.Segment) -> tuple[list[Any], frames.Segment]:
+        """(Dead letters of the records that have no event time, the segment without these).
+
+        Raises:
+            DecodeError: none were asked for.
+        """
+        letters: list[Any] = []
+        for index, time_ms in enumerate(segment.timestamps):
+            if are_event_times([time_ms]):
+                continue
+            what = "no time" if time_ms == NO_TIME else f"the time {time_ms} ms, beyond what Beam can hold"
+            if not (self._dead_letters and segment.offsets):
+                raise DecodeError(
+                    f"A record of partition {segment.partition} of topic {segment.topic} has no event time by "
+                    f"timestamp_policy: it has {what}.",
+                    hint="ReadFromKafka(..., dead_letters=True) gives such records as a second output, by offset; "
+                    "timestamp_policy=ReadFromKafka.processing_time_policy reads them.",
+                )
+            letters.append(
+                self._dead_letter(segment, index, f"timestamp_policy: it has {what}", time.time_ns() // 1000)
+            )
+        kept = [index for index, time_ms in enumerate(segment.timestamps) if are_event_times([time_ms])]
+        return letters, segment._replace(
+            timestamps=[segment.timestamps[n] for n in kept],
+            records=[segment.records[n] for n in kept],
+            offsets=[segment.offsets[n] for n in kept],
+            record_timestamps=[segment.record_timestamps[n] for n in kept],
+            headers=[segment.headers[n] for n in kept],
+        )
+
+    def _dead_letter(self, segment: frames.Segment, index: int, error: str, micros: int) -> beam.pvalue.TaggedOutput:
+        self._dead.inc()
+        letter = DeadLetter(
+            segment.topic,
+            segment.partition,
+            segment.offsets[index],
+            segment.record_timestamps[index],
+            *segment.records[index],
+            [KafkaHeader(*header) for header in segment.headers[index]],
+            error,
+        )
+        return beam.pvalue.TaggedOutput(_DEAD_LETTERS, windowed_value(letter, micros, _GLOBAL))
 
     def _tell_lost(self, segment: frames.Segment) -> None:
         self._lost.inc(segment.lost)
@@ -588,8 +640,8 @@ class Unpack(beam.DoFn):
     def _values(self, segment: frames.Segment) -> list[Any]:
         self._backlog.set(segment)
         return [
-            windowed_value(record, micros, _GLOBAL)
-            for record, micros in zip(self._records(segment), _micros(segment.timestamps))  # noqa: B905 - hot
+            windowed_value(record, time_ms * 1000, _GLOBAL)
+            for record, time_ms in zip(self._records(segment), segment.timestamps)  # noqa: B905 - hot
         ]
 
     def _records(self, segment: frames.Segment) -> Iterable[Any]:
@@ -603,17 +655,15 @@ class UnpackAndDeserialize(Unpack):
     """
 
     def __init__(self, key: Deserializer | None, value: Deserializer | None, *, dead_letters: bool) -> None:
-        super().__init__()
+        super().__init__(dead_letters=dead_letters)
         self._key = key or _same
         self._value = value or _same
-        self._dead_letters = dead_letters
-        self._dead = Metrics.counter(metrics.NAMESPACE, metrics.DEAD_LETTERS)
 
     def _values(self, segment: frames.Segment) -> list[Any]:
         self._backlog.set(segment)
         key, value = self._key, self._value
         values: list[Any] = []
-        for index, ((k, v), micros) in enumerate(zip(segment.records, _micros(segment.timestamps))):  # noqa: B905 - hot
+        for index, ((k, v), time_ms) in enumerate(zip(segment.records, segment.timestamps)):  # noqa: B905 - hot
             option = "key_deserializer"
             try:
                 decoded_key = None if k is None else key(k)
@@ -627,11 +677,9 @@ class UnpackAndDeserialize(Unpack):
                         f"{said}",
                         hint="ReadFromKafka(..., dead_letters=True) gives such records as a second output, by offset.",
                     ) from error
-                letter = _dead_letter(segment, index, said)
-                self._dead.inc()
-                values.append(beam.pvalue.TaggedOutput(_DEAD_LETTERS, windowed_value(letter, micros, _GLOBAL)))
+                values.append(self._dead_letter(segment, index, said, time_ms * 1000))
             else:
-                values.append(windowed_value(record, micros, _GLOBAL))
+                values.append(windowed_value(record, time_ms * 1000, _GLOBAL))
         return values
 
 
@@ -642,18 +690,6 @@ def _told(option: str, error: Exception) -> str:
     except Exception:  # noqa: BLE001 - of the user's code
         said = f"{option}: {type(error).__name__}"
     return said[:_LONGEST_ERROR].encode(errors="backslashreplace").decode()
-
-
-def _dead_letter(segment: frames.Segment, index: int, error: str) -> DeadLetter:
-    return DeadLetter(
-        segment.topic,
-        segment.partition,
-        segment.offsets[index],
-        segment.record_timestamps[index],
-        *segment.records[index],
-        [KafkaHeader(*header) for header in segment.headers[index]],
-        error,
-    )
 
 
 class UnpackWithMetadata(Unpack):
@@ -674,14 +710,21 @@ class _EventTimes:
 
     def _of(self, record: KafkaRecord) -> int:
         try:
-            return int(Timestamp.of(self._function(record)).micros // 1000)
+            time_ms = int(Timestamp.of(self._function(record)).micros // 1000)
         except Exception as error:
-            raise DecodeError(
-                f"The record at offset {record.offset} of partition {record.partition} of topic {record.topic} gets no "
-                f"event time from {_told('timestamp_policy', error)}",
-                hint="Let the function return seconds since the epoch or a Timestamp for every record, for example "
-                "record.timestamp / 1000, its create time, for what it cannot read.",
-            ) from error
+            raise _no_event_time(record, _told("timestamp_policy", error)) from error
+        if not are_event_times([time_ms]):
+            raise _no_event_time(record, f"timestamp_policy: {time_ms} ms is beyond what Beam can hold")
+        return time_ms
+
+
+def _no_event_time(record: KafkaRecord, said: str) -> DecodeError:
+    return DecodeError(
+        f"The record at offset {record.offset} of partition {record.partition} of topic {record.topic} gets no event "
+        f"time from {said}",
+        hint="Let the function return seconds since the epoch or a Timestamp for every record, for example "
+        "record.timestamp / 1000, its create time, for what it cannot read.",
+    )
 
 
 def _kafka_records(segment: frames.Segment) -> Iterator[KafkaRecord]:
@@ -701,13 +744,6 @@ def _kafka_records(segment: frames.Segment) -> Iterator[KafkaRecord]:
     )
     # As KafkaRecord(...) does it, without its call in Python: 0.17 instead of 0.44 us a record.
     return map(tuple.__new__, repeat(KafkaRecord), fields)
-
-
-def _micros(timestamps: Sequence[int]) -> list[int]:
-    low, high = _ORDINARY_MS
-    if timestamps and low <= min(timestamps) and max(timestamps) <= high:
-        return [time_ms * 1000 for time_ms in timestamps]
-    return [to_micros(time_ms) for time_ms in timestamps]
 
 
 class Pack(beam.DoFn):

@@ -16,19 +16,24 @@ if TYPE_CHECKING:
     from beam_k8s.transforms.config import Start, Stop, TimestampPolicy
 
 __all__ = [
+    "NO_TIME",
     "UNBOUNDED",
     "Claim",
     "Part",
     "ReadRange",
     "WatermarkRule",
+    "are_event_times",
+    "event_times_of",
     "start_offset",
     "stop_offset",
-    "to_micros",
 ]
 
 # Beam's MIN_TIMESTAMP, and the end of its global window, after which no record may lie [ms].
 _MIN_MS = -(2**63) // 1000 + 1
 _MAX_MS = 2**63 // 1000 - 24 * 60 * 60 * 1000 - 1
+
+NO_TIME = -(2**63)
+"""As a record's event time [ms]: it has none."""
 
 UNBOUNDED = 2**63 - 1
 """The ``stop`` of a partition that is read for ever. Kafka's own offsets are below it."""
@@ -207,13 +212,16 @@ def stop_offset(stop: Stop | None, *, end: int, at_time: int | None = None, name
     return end if at_time is None else at_time
 
 
-def to_micros(time_ms: int) -> int:
-    """Kafka's milliseconds as Beam's microseconds.
+def are_event_times(times_ms: Sequence[int]) -> bool:
+    """Whether all of these, of which there is one at least, can be records' times in Beam: Kafka takes any 64 bits."""
+    return min(times_ms) >= _MIN_MS and max(times_ms) <= _MAX_MS
 
-    Kafka takes any 64 bits for a time; Beam's range is smaller. A record beyond it is moved to its border: it must not
-    stop the job.
-    """
-    return min(max(time_ms, _MIN_MS), _MAX_MS) * 1000
+
+def event_times_of(times_ms: Sequence[int]) -> Sequence[int]:
+    """Those of these that can be records' times in Beam; may be none."""
+    if not times_ms or are_event_times(times_ms):
+        return times_ms
+    return [time_ms for time_ms in times_ms if _MIN_MS <= time_ms <= _MAX_MS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +263,7 @@ class WatermarkRule:
         return now_ms - self.idle_timeout_ms - self.max_out_of_orderness_ms
 
     def timestamps(self, record_timestamps: Sequence[int], *, is_log_append: bool, now_ms: int) -> Sequence[int]:
-        """The event times of records by the policy.
+        """The event times of records by the policy; NO_TIME for those that have none.
 
         Raises:
             ConfigError: the policy is log append time, but the records carry another.
@@ -267,4 +275,6 @@ class WatermarkRule:
                 "timestamp_policy is LogAppendTime, but the topic's records carry their create time.",
                 hint="Set message.timestamp.type=LogAppendTime on the topic, or use ReadFromKafka.create_time_policy.",
             )
+        if min(record_timestamps) < 0:  # in the message format of Kafka 0.9, or of a producer that says so
+            return [NO_TIME if time_ms < 0 else time_ms for time_ms in record_timestamps]
         return record_timestamps

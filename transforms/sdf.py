@@ -52,9 +52,9 @@ from beam_k8s.transforms.offsets import (
     Part,
     ReadRange,
     WatermarkRule,
+    event_times_of,
     start_offset,
     stop_offset,
-    to_micros,
 )
 
 if TYPE_CHECKING:
@@ -540,13 +540,12 @@ class _ReadParts(beam.DoFn):
 
     def _frame(self, segment: Segment) -> Any:
         frame = encode_read_frame([segment], metadata=self._config.with_metadata)
-        time_ms = min(segment.timestamps) if segment.timestamps else self._now_ms()
-        return TimestampedValue(frame, _timestamp(time_ms))
+        return TimestampedValue(frame, _timestamp(min(event_times_of(segment.timestamps), default=self._now_ms())))
 
     def _advance(self, watermark: Any, todo: ReadRange, segment: Segment) -> None:
         # Over several partitions at once there is no order to conclude from.
-        if len(todo.parts) == 1:
-            _set_watermark(watermark, self._rule.after_records(max(segment.timestamps), self._now_ms()))
+        if len(todo.parts) == 1 and (times := event_times_of(segment.timestamps)):
+            _set_watermark(watermark, self._rule.after_records(max(times), self._now_ms()))
 
     def _pass_deleted(self, tracker: Any, assigned: _Assigned, gone: OffsetsGone) -> list[Segment]:
         """Pass what the broker deleted before it was read; returns segments that tell it.
@@ -751,7 +750,7 @@ def _timestamp_type(record: ConsumerRecord) -> int:
 
 
 def _timestamp(time_ms: int) -> Timestamp:
-    return Timestamp(micros=to_micros(time_ms))
+    return Timestamp(micros=time_ms * 1000)
 
 
 def _set_watermark(watermark: Any, time_ms: int) -> None:

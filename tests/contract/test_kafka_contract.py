@@ -510,6 +510,31 @@ def test_python_functions_as_deserializer_and_serializer_and_what_they_fail_on(k
     assert error.startswith("value_deserializer: UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff")
 
 
+def test_a_record_without_a_time_that_beam_can_hold_is_a_dead_letter_and_makes_none_late(kafka: Kafka) -> None:
+    source = kafka.topic(1, config={"message.timestamp.after.max.ms": str(2**63 - 1)})
+    times = [1_000, -1, 2_000, 2**62, 3_000]
+    kafka.broker.produce(source, [(b"k", b"%d" % at, {"timestamp_ms": at}) for at in times])
+    target, letters = kafka.topic(1), kafka.topic(1)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        policy = ReadFromKafka.create_time_policy
+        read = ReadFromKafka(
+            kafka.earliest, [source], timestamp_policy=policy, with_metadata=True, dead_letters=True, stop_at="latest"
+        )
+        records, dead = pipeline | read
+        counted = records | beam.Map(lambda record: (record.key, record.value)) | steps.CountWindows()
+        counted | WriteToKafka(kafka.servers, target)
+        dead | beam.Reshuffle() | beam.Map(steps.show_letter) | "Letters" >> WriteToKafka(kafka.servers, letters)
+
+    kafka.run(build)
+    assert [record.value for record in kafka.broker.read_topic(target)] == [b"0 3"]
+    found = sorted(literal_eval(record.value.decode()) for record in kafka.broker.read_topic(letters))
+    assert [letter[2:4] + letter[5:] for letter in found] == [
+        (1, -1, b"-1", [], "timestamp_policy: it has no time"),
+        (3, 2**62, b"%d" % 2**62, [], f"timestamp_policy: it has the time {2**62} ms, beyond what Beam can hold"),
+    ]
+
+
 def test_records_go_where_they_say_with_the_time_and_headers_they_have(kafka: Kafka) -> None:
     source, named, default = (kafka.topic(3, label=label) for label in ("source", "named", "default"))
     kafka.broker.produce(

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from apache_beam import coders, typehints
 from apache_beam.io import kafka as beams
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 from beam_k8s.errors import ConfigError, DecodeError
 from beam_k8s.transforms import DeadLetter, KafkaRecord, ProducerRecord, ReadFromKafka, WriteToKafka, frames, kafka
 from beam_k8s.transforms.clients import TopicPartition
 from beam_k8s.transforms.config import ReadConfig, WriteConfig
+from beam_k8s.transforms.offsets import NO_TIME
 from beam_k8s.transforms.serializers import NullableBytes, deserializer, serializer
 
 SERVERS = {"bootstrap.servers": "localhost:9092"}
@@ -544,14 +546,6 @@ def test_a_step_that_makes_records_to_write_is_accepted() -> None:
     mixed | "topic" >> WriteToKafka(SERVERS, "a")
 
 
-def test_a_strange_timestamp_does_not_stop_the_job() -> None:
-    times = [-(2**63), -1, 0, 2**63 - 1]
-    segment = frames.Segment("t", 0, frames.Backlog(), 0, times, [(b"", b"")] * 4)
-    frame = frames.encode_read_frame([segment], metadata=False)
-    values = list(kafka.Unpack().process(frame))
-    assert [value.timestamp.micros for value in values[1:3]] == [-1000, 0]
-
-
 ONE_BAD = frames.encode_read_frame(
     [
         frames.Segment(
@@ -605,6 +599,30 @@ def test_a_dead_letter_is_the_record_as_it_is_with_the_error() -> None:
     assert letters[1] == ("t", 3, 8, 21, None, b"v", [], "value_deserializer: ZeroDivisionError: division by zero")
     coder = coders.registry.get_coder(DeadLetter)
     assert [coder.decode(coder.encode(letter)) for letter in letters] == letters
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "told"), [(NO_TIME, "it has no time"), (2**62, f"the time {2**62} ms, beyond what Beam can hold")]
+)
+@pytest.mark.parametrize("unpack", [kafka.Unpack, kafka.UnpackWithMetadata])
+def test_a_record_without_an_event_time_fails_the_read_or_is_dead(unpack: Any, time_ms: int, told: str) -> None:
+    segment = frames.Segment(
+        "t", 3, frames.Backlog(), frames.CREATE_TIME, [5, time_ms, 7], [(b"a", None), (b"b", b"v"), (b"c", None)],
+        offsets=[1, 2, 3], record_timestamps=[5, time_ms, 7], headers=[[], [("h", None)], []],
+    )  # fmt: skip
+    frame = frames.encode_read_frame([segment], metadata=True)
+    with pytest.raises(DecodeError, match=f"partition 3 of topic t has no event time by timestamp_policy: .*{told}"):
+        unpack().process(frame)
+    with pytest.raises(DecodeError, match=told):
+        unpack(dead_letters=True).process(frames.encode_read_frame([segment], metadata=False))
+    letter, *rest = unpack(dead_letters=True).process(frame)
+    assert letter.tag == "dead_letters"
+    assert letter.value.value[:7] == ("t", 3, 2, time_ms, b"b", b"v", [("h", None)])
+    assert letter.value.value.error.startswith("timestamp_policy: it has ")
+    assert MIN_TIMESTAMP < letter.value.timestamp < MAX_TIMESTAMP
+    assert [each.timestamp.micros for each in rest] == [5_000, 7_000]
+    keys = [each.value[0] if unpack is kafka.Unpack else each.value.key for each in rest]
+    assert keys == [b"a", b"c"]
 
 
 def test_dead_letters_are_a_second_output_of_their_type() -> None:

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from beam_k8s.errors import ConfigError
 from beam_k8s.kafka_partitions import misplaced
 from beam_k8s.transforms.offsets import (
+    NO_TIME,
     UNBOUNDED,
     Claim,
     Part,
     ReadRange,
     WatermarkRule,
+    are_event_times,
+    event_times_of,
     start_offset,
     stop_offset,
-    to_micros,
 )
 from beam_k8s.transforms.sdf import RangeTracker
 
@@ -219,11 +221,16 @@ def test_log_append_time_of_records_without_it_is_an_error() -> None:
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
-def test_any_time_that_kafka_takes_lies_in_beams_range(time_ms: int) -> None:
+def test_an_event_time_is_what_lies_in_beams_range(time_ms: int) -> None:
     from apache_beam.transforms.window import GlobalWindow
     from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
-    micros = to_micros(time_ms)
-    assert MIN_TIMESTAMP.micros <= micros <= GlobalWindow().max_timestamp().micros
-    if abs(time_ms) < 10**15:
-        assert micros == time_ms * 1000
+    lies_in = MIN_TIMESTAMP.micros <= time_ms * 1000 <= GlobalWindow().max_timestamp().micros
+    assert are_event_times([0, time_ms]) == lies_in
+    assert list(event_times_of([time_ms, 0])) == ([time_ms, 0] if lies_in else [0])
+
+
+def test_a_record_without_a_time_has_no_create_time() -> None:
+    rule = WatermarkRule("create_time", 0, 0)
+    assert rule.timestamps([5, -1], is_log_append=False, now_ms=9) == [5, NO_TIME]
+    assert WatermarkRule("processing_time", 0, 0).timestamps([-1], is_log_append=False, now_ms=9) == [9]

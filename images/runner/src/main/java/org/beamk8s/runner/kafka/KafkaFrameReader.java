@@ -176,9 +176,10 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
     if (frame.isEmpty()) {
       return;
     }
+    long least = frame.leastTimestamp();
     long timestamp =
-        frame.hasRecords()
-            ? frame.leastTimestamp()
+        least < Long.MAX_VALUE
+            ? least
             : Math.max(currentWatermark() + 1, BoundedWindow.TIMESTAMP_MIN_VALUE.getMillis());
     size.emitted(frame.records(), clock.relativeTimeMillis());
     byte[] bytes = frame.take(this::backlog);
@@ -360,8 +361,12 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
       }
       long timestamp = policy.timestamp(record, readingTime);
       frame.add(partition, record, timestamp);
-      // A time in the future counts as now: one wrong clock would make all other records late.
-      watermarks.record(partition, Math.min(timestamp, readingTime));
+      if (TimestampPolicy.isEventTime(timestamp)) {
+        // A time in the future counts as now: one wrong clock would make all other records late.
+        watermarks.record(partition, Math.min(timestamp, readingTime));
+      } else {
+        watermarks.behind(partition);
+      }
     }
 
     private boolean isOf(ConsumerRecord<?, ?> record, TopicPartition other) {

@@ -59,7 +59,9 @@ final class ReadFrame {
     current.add(record, timestamp);
     records++;
     bytes += length(record.key()) + (long) length(record.value());
-    leastTimestamp = Math.min(leastTimestamp, timestamp);
+    if (TimestampPolicy.isEventTime(timestamp)) {
+      leastTimestamp = Math.min(leastTimestamp, timestamp);
+    }
   }
 
   /** A segment without records, if there is none of the partition. */
@@ -95,6 +97,7 @@ final class ReadFrame {
     return segments.isEmpty();
   }
 
+  /** Of those that are event times; {@link Long#MAX_VALUE} if none is. */
   long leastTimestamp() {
     return leastTimestamp;
   }

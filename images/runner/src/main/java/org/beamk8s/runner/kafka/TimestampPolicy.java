@@ -1,6 +1,6 @@
 package org.beamk8s.runner.kafka;
 
-import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
+import org.apache.beam.sdk.transforms.windowing.GlobalWindow;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.common.record.TimestampType;
 
@@ -17,7 +17,7 @@ public enum TimestampPolicy {
   CREATE_TIME {
     @Override
     long timestamp(ConsumerRecord<?, ?> record, long readingTime) {
-      return checked(record);
+      return own(record);
     }
   },
   /** The broker's timestamp; a topic that keeps the producer's is an error. */
@@ -25,35 +25,35 @@ public enum TimestampPolicy {
     @Override
     long timestamp(ConsumerRecord<?, ?> record, long readingTime) {
       if (record.timestampType() != TimestampType.LOG_APPEND_TIME) {
-        throw unusable(record, "its topic does not have message.timestamp.type=LogAppendTime");
+        throw new IllegalStateException(
+            String.format(
+                "record %s-%d@%d has no usable event time: its topic does not have"
+                    + " message.timestamp.type=LogAppendTime;"
+                    + " timestamp_policy=ReadFromKafka.processing_time_policy reads it",
+                record.topic(), record.partition(), record.offset()));
       }
-      return checked(record);
+      return own(record);
     }
   };
+
+  /** Not a time, and none that a record can have. */
+  static final long NO_TIME = Long.MIN_VALUE;
+
+  private static final long MAX_MS = GlobalWindow.INSTANCE.maxTimestamp().getMillis();
 
   abstract long timestamp(ConsumerRecord<?, ?> record, long readingTime);
 
   /**
-   * A record without a timestamp (-1: written in the message format of Kafka 0.9 or older) fails
-   * the job. Any time made up for it would be worse: an early one is dropped as late without a
-   * word, a late one pushes the watermark past other records.
+   * Whether a record of this time can be placed in Beam's event time. If not, it goes to Python as
+   * it is, for the dead letters or to fail the job there. Any time made up for it would be worse: an
+   * early one is dropped as late without a word, a late one pushes the watermark past other records.
    */
-  private static long checked(ConsumerRecord<?, ?> record) {
-    long timestamp = record.timestamp();
-    if (timestamp < 0) {
-      throw unusable(record, "it has no timestamp");
-    }
-    if (timestamp > BoundedWindow.TIMESTAMP_MAX_VALUE.getMillis()) {
-      throw unusable(record, "its timestamp " + timestamp + " ms is beyond what Beam can hold");
-    }
-    return timestamp;
+  static boolean isEventTime(long timestamp) {
+    return timestamp != NO_TIME && timestamp <= MAX_MS;
   }
 
-  private static IllegalStateException unusable(ConsumerRecord<?, ?> record, String reason) {
-    return new IllegalStateException(
-        String.format(
-            "record %s-%d@%d has no usable event time: %s;"
-                + " timestamp_policy=ReadFromKafka.processing_time_policy reads it",
-            record.topic(), record.partition(), record.offset(), reason));
+  /** -1 is a record in the message format of Kafka 0.9 or older, or of a producer that says so. */
+  private static long own(ConsumerRecord<?, ?> record) {
+    return record.timestamp() < 0 ? NO_TIME : record.timestamp();
   }
 }

@@ -16,6 +16,7 @@ import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
+import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
 import org.apache.beam.sdk.util.WindowedValue;
 import org.apache.flink.api.common.eventtime.Watermark;
 import org.apache.flink.api.connector.source.ReaderOutput;
@@ -219,6 +220,17 @@ public class KafkaFrameReaderTest {
     events.clear();
     poll(reader);
     assertEquals(List.of(), events); // once
+  }
+
+  @Test
+  public void aRecordWithoutAnEventTimeMovesNothing() throws Exception {
+    KafkaFrameReader reader = reader("", A);
+    records.batch(Map.of(A, new Position(1, 9)), record(A, 0, Long.MAX_VALUE));
+    drain(reader);
+    records.batch(Map.of(A, new Position(3, 9)), record(A, 1, -1), record(A, 2, 50));
+    drain(reader);
+    long earliest = BoundedWindow.TIMESTAMP_MIN_VALUE.getMillis();
+    assertEquals(List.of("frame of 1 at " + earliest, "frame of 2 at 50", "watermark 49"), events);
   }
 
   @Test

@@ -182,20 +182,20 @@ public class SpecsTest {
   }
 
   @Test
-  public void eventTimesFollowThePolicyOrFailLoudly() {
+  public void eventTimesFollowThePolicyAndWhatIsNoneIsKnown() {
     assertEquals(9, TimestampPolicy.PROCESSING_TIME.timestamp(record(A, 0, -1), 9));
     assertEquals(5, TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, 5), 9));
+    assertTrue(TimestampPolicy.isEventTime(0));
+    for (long none : new long[] {-1, Long.MAX_VALUE}) {
+      assertFalse(
+          TimestampPolicy.isEventTime(
+              TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, none), 9)));
+    }
     IllegalStateException error =
         assertThrows(
             IllegalStateException.class,
-            () -> TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, -1), 9));
+            () -> TimestampPolicy.LOG_APPEND_TIME.timestamp(record(A, 0, 5), 9));
     assertTrue(error.getMessage(), error.getMessage().contains("ReadFromKafka.processing_time_policy"));
-    assertThrows(
-        IllegalStateException.class,
-        () -> TimestampPolicy.CREATE_TIME.timestamp(record(A, 0, Long.MAX_VALUE), 9));
-    assertThrows(
-        IllegalStateException.class,
-        () -> TimestampPolicy.LOG_APPEND_TIME.timestamp(record(A, 0, 5), 9));
     assertEquals(
         5,
         TimestampPolicy.LOG_APPEND_TIME.timestamp(
