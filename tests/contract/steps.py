@@ -71,6 +71,12 @@ def slow_first(record: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     return record
 
 
+def until_stop(record: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    if record[1] == b"stop":
+        raise RuntimeError("asked to stop")
+    return record
+
+
 def upper(data: bytes) -> bytes:
     return data.upper()
 

@@ -11,6 +11,8 @@ import threading
 import time
 from ast import literal_eval
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -23,6 +25,7 @@ from kafka.partitioner.default import murmur2
 
 from beam_k8s.transforms import ReadFromKafka, WriteToKafka, metrics
 from tests.contract import steps
+from tests.waiting import await_that
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -100,6 +103,30 @@ def test_read_and_write_lose_nothing_double_nothing_and_invent_nothing(kafka: Ka
     written = kafka.copy(ReadFromKafka(kafka.earliest, [source], stop_at="latest"), partitions=2)
     assert pairs(written) == pairs(kafka.broker.read_topic(source))
     assert len(written) == 2_350
+
+
+def test_a_read_for_ever_gives_what_is_written_after_it_started(kafka: Kafka) -> None:
+    source, target = kafka.topic(2), kafka.topic(1)
+    pipeline = beam.Pipeline(options=PipelineOptions(kafka.runner_options))
+    records = pipeline | ReadFromKafka(kafka.earliest, [source]) | beam.Map(steps.until_stop)
+    records | WriteToKafka(kafka.servers, target)
+
+    def came(value: bytes) -> bool:
+        return pairs(kafka.broker.read_topic(target))[b"k", value] == 2
+
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(pipeline.run)
+        try:
+            for value in (b"first", b"second"):
+                kafka.broker.produce(source, [(b"k", value, {"partition": n}) for n in range(2)])
+                await_that(partial(came, value))
+        finally:
+            if "--runner=DirectRunner" in kafka.runner_options:  # from which run() does not come back
+                kafka.broker.produce(source, [(b"k", b"stop")])
+                with pytest.raises(RuntimeError, match="asked to stop"):
+                    running.result()
+            else:
+                running.result().cancel()
 
 
 def test_nulls_survive_a_shuffle(kafka: Kafka) -> None:
