@@ -105,9 +105,6 @@ class Consumer(Protocol):
         It is what the last fetch reported, or at most END_AGE_S old: cheap enough to be asked once a poll.
         """
 
-    def log_end(self, of: TopicPartition) -> int | None:
-        """End offset of all there is, open transactions included, as the last fetch reported; None if not known."""
-
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Commit offsets for the group."""
 
@@ -118,8 +115,13 @@ class Consumer(Protocol):
 class ConsumerFactory(Protocol):
     """Makes consumers; picklable."""
 
-    def open(self, *, with_group: bool = False) -> Consumer:
-        """Connect. ``with_group``: for committed offsets; the plain reads need no group and no coordinator."""
+    def open(self, *, with_group: bool = False, uncommitted: bool = False) -> Consumer:
+        """Connect.
+
+        Args:
+            with_group: for committed offsets; the plain reads need no group and no coordinator.
+            uncommitted: records of open and aborted transactions count too, whatever ``isolation.level`` is.
+        """
 
 
 class Producer(Protocol):
@@ -159,7 +161,7 @@ class KafkaPythonConsumers:
         self._group = group_id
         self._properties = dict(properties)
 
-    def open(self, *, with_group: bool = False) -> Consumer:
+    def open(self, *, with_group: bool = False, uncommitted: bool = False) -> Consumer:
         from kafka import KafkaConsumer
 
         settings = client_settings(self._properties, KafkaConsumer.DEFAULT_CONFIG)
@@ -170,6 +172,8 @@ class KafkaPythonConsumers:
             enable_auto_commit=False,
             allow_auto_create_topics=False,
         )
+        if uncommitted:
+            settings["isolation_level"] = "read_uncommitted"
         make = _CommittedConsumer if settings.get("isolation_level") == "read_committed" else _KafkaPythonConsumer
         with _own_errors(f"Kafka at {self._servers} cannot be reached"):
             return make(KafkaConsumer(**settings), self._servers)
@@ -252,9 +256,6 @@ class _KafkaPythonConsumer:
         return position
 
     def high_water(self, of: TopicPartition) -> int | None:
-        return self.log_end(of)
-
-    def log_end(self, of: TopicPartition) -> int | None:
         found: int | None = self._consumer.highwater(self._name(*of))
         return found
 

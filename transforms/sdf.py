@@ -71,11 +71,9 @@ CALL_SECONDS = 1.0
 CALL_FRAMES = 40
 """Most frames of one call: with full frames 20,000 records, the bundle size that measured best (lab)."""
 
-IDLE_POLL_MS = 100
-"""Longest wait [ms] for a partition that is known to have no backlog: others of the bundle wait behind it."""
-
 IDLE_DELAY_S = 0.2
-"""When [s] the runner is asked to come back to a partition without backlog."""
+"""When [s] the runner is asked to come back to a partition without backlog, and how old an answer of the broker may be
+that there is none."""
 
 MAX_CLIENTS = 32
 """Most open clients of one DoFn; beyond that the longest unused one is closed."""
@@ -387,6 +385,7 @@ class _ReadParts(beam.DoFn):
         self._now_ms = now_ms
         self._rule = WatermarkRule(config.timestamp_policy, config.max_out_of_orderness_ms, config.idle_timeout_ms)
         self._open: dict[tuple[TopicPartition, ...], _Assigned] = {}
+        self._ends = _Ends(config, consumers)
         self._backlogs: defaultdict[TopicPartition, PartitionBacklog] = defaultdict(PartitionBacklog)
         self._ran_dry: dict[TopicPartition, tuple[int, int]] = {}
         self._committer: _Committer | None = None
@@ -394,6 +393,7 @@ class _ReadParts(beam.DoFn):
     def teardown(self) -> None:
         while self._open:
             self._open.popitem()[1].consumer.close()
+        self._ends.close()
         if self._committer is not None:
             self._committer.close()
 
@@ -432,6 +432,15 @@ class _ReadParts(beam.DoFn):
             if patience <= 0 or frames >= CALL_FRAMES:
                 tracker.defer_remainder()
                 return
+            if not todo.is_limited and todo.size == 0:
+                is_idle, told = self._look(tracker, watermark)
+                yield from map(self._frame, told)
+                if is_idle:
+                    tracker.defer_remainder(Duration(micros=int(IDLE_DELAY_S * 1e6)))
+                    return
+                todo = tracker.current_restriction()
+                if todo.is_done:
+                    return
             assigned = self._assigned(todo)
             wait_ms = min(self._wait_ms(todo, now), int(patience * 1000) + 1)
             try:
@@ -448,18 +457,25 @@ class _ReadParts(beam.DoFn):
             if (skipped := self._skip_what_is_no_record(tracker, assigned)) is not None:
                 yield from map(self._frame, skipped)
                 continue
-            now = self._now_ms()  # before the question: a record may come between the answer and a later clock
-            without_backlog, empty = self._ask_for_backlog(tracker, assigned)
-            yield from map(self._frame, empty)
-            if without_backlog and not todo.is_limited:
-                (part,) = todo.parts  # as every read without limits has
-                name = TopicPartition(part.topic, part.partition)
-                if (assigned.consumer.log_end(name) or 0) > part.next:  # an open transaction's: old when committed
-                    self._ran_dry.pop(name, None)
-                elif (time_ms := self._rule.without_backlog(self._dry_since(part, now), now)) is not None:
-                    _set_watermark(watermark, time_ms)
-                tracker.defer_remainder(Duration(micros=int(IDLE_DELAY_S * 1e6)))
-                return
+            ends = assigned.consumer.end_offsets(list(assigned.positions))
+            yield from map(self._frame, self._backlogs_of(tracker, ends))
+
+    def _look(self, tracker: Any, watermark: Any) -> tuple[bool, list[Segment]]:
+        """Look whether a partition that is known to have no backlog still has none, without a client of its own.
+
+        Returns: (whether it has none, segments that tell backlogs which have changed).
+        """
+        (part,) = tracker.current_restriction().parts  # as every read without limits has
+        name = TopicPartition(part.topic, part.partition)
+        end, log_end, now_ms = self._ends.of(name, self._now_ms)
+        told = self._backlogs_of(tracker, {name: end})
+        if end > part.next:
+            return False, []  # the records tell it
+        if log_end > part.next:  # an open transaction's: old when committed
+            self._ran_dry.pop(name, None)
+        elif (time_ms := self._rule.without_backlog(self._dry_since(part, now_ms), now_ms)) is not None:
+            _set_watermark(watermark, time_ms)
+        return True, told
 
     def _dry_since(self, part: Part, now_ms: int) -> int:
         """Since when [ms] the partition has no backlog, being told that it has none at ``now_ms``.
@@ -491,8 +507,6 @@ class _ReadParts(beam.DoFn):
 
     def _wait_ms(self, todo: ReadRange, now_ms: int) -> int:
         wait = self._config.poll_timeout_ms
-        if not todo.is_limited and todo.size == 0:
-            wait = min(wait, IDLE_POLL_MS)
         if todo.deadline_ms is not None:
             wait = min(wait, todo.deadline_ms - now_ms)
         return wait
@@ -512,6 +526,7 @@ class _ReadParts(beam.DoFn):
         for name, records in polled.items():
             # The client has passed all of these, whatever of them is claimed.
             assigned.positions[name] = records[-1].offset + 1
+            self._ends.forget(name)
             end = max(assigned.consumer.high_water(name) or 0, records[-1].offset + 1)
             for chunk in _chunks(records):
                 mine = _claim(tracker, name, chunk, end)
@@ -596,12 +611,10 @@ class _ReadParts(beam.DoFn):
                     told = (told or []) + self._told(name, min(end, part.stop) - upto)
         return told
 
-    def _ask_for_backlog(self, tracker: Any, assigned: _Assigned) -> tuple[bool, list[Segment]]:
-        """Ask the broker: (whether nothing is left, segments that tell backlogs which have changed)."""
+    def _backlogs_of(self, tracker: Any, ends: Mapping[TopicPartition, int]) -> list[Segment]:
+        """Claim what the broker says of ends; returns segments that tell backlogs which have changed."""
         todo = tracker.current_restriction()
-        ends = assigned.consumer.end_offsets(list(assigned.positions))
         told: list[Segment] = []
-        left = 0
         for index, part in enumerate(todo.parts):
             name = TopicPartition(part.topic, part.partition)
             if name not in ends:
@@ -611,11 +624,10 @@ class _ReadParts(beam.DoFn):
             at_least = part.next if part.stop == UNBOUNDED else part.next + part.backlog
             if end < at_least:
                 raise _cut(part, at_least, end)
-            left += max(0, end - part.next)
             tracker.try_claim(Claim(index, part.next, end, 0))
             if not part.is_done:  # as it seems to be if the runner has just taken the rest
                 told += self._told(name, max(0, min(end, part.stop) - part.next))
-        return left == 0, told
+        return told
 
     def _told(self, name: TopicPartition, backlog: int, *, lost: int = 0) -> list[Segment]:
         known = self._backlogs[name]
@@ -683,6 +695,60 @@ def make_reader(config: ReadConfig, consumers: ConsumerFactory) -> _ReadParts:
     else:
         form = ReadParts if config.is_bounded else _ReadPartsForEver
     return form(config, consumers)
+
+
+class _Ends:
+    """Where partitions end, of all that a DoFn finds without a backlog: one request tells it of all of them.
+
+    A reader goes from one partition to the next. Would it wait for records of each, or ask for each alone, the others
+    would wait as often as there are idle ones.
+    """
+
+    def __init__(self, config: ReadConfig, consumers: ConsumerFactory) -> None:
+        self._consumers = consumers
+        self._is_committed = config.properties.get("isolation.level") == "read_committed"
+        self._clients: list[Consumer] = []
+        self._names: set[TopicPartition] = set()
+        self._found: dict[TopicPartition, tuple[int, int]] = {}
+        self._seen: set[TopicPartition] = set()
+        self._asked_ms = 0
+        self._asked_at = float("-inf")
+        self._all_idle = False
+
+    def of(self, name: TopicPartition, now_ms: Callable[[], int]) -> tuple[int, int, int]:
+        """Where a partition ends: its stable part, all there is, and when [ms] that was so, since its last record."""
+        left_s = self._asked_at + IDLE_DELAY_S - time.monotonic()
+        if name in self._seen and self._all_idle:
+            time.sleep(max(0, left_s))  # a runner that comes back at once, with nothing else to do
+            left_s = 0
+        if name not in self._found or left_s <= 0:
+            self._ask(name, now_ms)
+        self._seen.add(name)
+        return *self._found[name], self._asked_ms
+
+    def _ask(self, name: TopicPartition, now_ms: Callable[[], int]) -> None:
+        if not self._clients:
+            self._clients.append(self._consumers.open())
+            if self._is_committed:
+                self._clients.append(self._consumers.open(uncommitted=True))
+        self._names.add(name)
+        self._asked_ms = now_ms()  # before the question: a record may come between the answer and a later clock
+        ends = [client.end_offsets(list(self._names)) for client in self._clients]
+        self._found = {each: (ends[0][each], ends[-1][each]) for each in self._names}
+        self._asked_at = time.monotonic()
+        self._all_idle = True
+        self._seen.clear()
+
+    def forget(self, name: TopicPartition) -> None:
+        """Records of it were read since it was asked for."""
+        self._found.pop(name, None)
+        self._seen.discard(name)
+        self._all_idle = False
+
+    def close(self) -> None:
+        while self._clients:
+            self._clients.pop().close()
+        self._found = {}
 
 
 class _Assigned:

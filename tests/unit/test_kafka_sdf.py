@@ -42,6 +42,11 @@ class Record(NamedTuple):
     headers: tuple = ()
 
 
+@pytest.fixture(autouse=True)
+def _no_answer_of_the_broker_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdf, "IDLE_DELAY_S", 0)
+
+
 class FakeBroker:
     """Partitions as lists of records; also the factory of its consumers, and the list of what they did."""
 
@@ -52,12 +57,13 @@ class FakeBroker:
         }
         self.first: defaultdict[TopicPartition, int] = defaultdict(int)
         self.ends = {name: len(records) for name, records in self.records.items()}
+        self.log_ends: dict[TopicPartition, int] = {}
         self.opened: list[FakeConsumer] = []
         self.commits: list[dict[TopicPartition, int]] = []
         self.broken = False
 
-    def open(self, *, with_group: bool = False) -> FakeConsumer:
-        consumer = FakeConsumer(self)
+    def open(self, *, with_group: bool = False, uncommitted: bool = False) -> FakeConsumer:
+        consumer = FakeConsumer(self, uncommitted=uncommitted)
         self.opened.append(consumer)
         return consumer
 
@@ -67,8 +73,9 @@ class FakeBroker:
 
 
 class FakeConsumer:
-    def __init__(self, broker: FakeBroker) -> None:
-        self.broker = broker
+    def __init__(self, broker: FakeBroker, *, uncommitted: bool = False) -> None:
+        self.broker, self.uncommitted = broker, uncommitted
+        self.asked: list[list[TopicPartition]] = []
         self.at: dict[TopicPartition, int] = {}
         self.closed = False
         self.assignments = 0
@@ -96,8 +103,6 @@ class FakeConsumer:
     def high_water(self, of: TopicPartition) -> int | None:
         return self.broker.ends[of]
 
-    log_end = high_water
-
     def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
         if self.broker.broken:
             raise KafkaError("broken")
@@ -107,7 +112,9 @@ class FakeConsumer:
         return {name: self.broker.first[name] for name in of}
 
     def end_offsets(self, of: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        return {name: self.broker.ends[name] for name in of}
+        self.asked.append(list(of))
+        ends = self.broker.log_ends if self.uncommitted else self.broker.ends
+        return {name: ends[name] for name in of}
 
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         self.broker.commits.append(dict(positions))
@@ -216,8 +223,7 @@ def test_a_call_goes_on_where_the_last_one_stood_on_the_same_client() -> None:
     broker.ends[ZERO] = 251
     assert rest is not None
     assert Call(reader, rest).finish().offsets == [250]
-    assert len(broker.opened) == 1
-    assert broker.opened[0].assignments == 1
+    assert [consumer.assignments for consumer in broker.opened if consumer.assignments] == [1]
 
 
 def test_a_bounded_range_is_read_to_its_stop_and_no_further() -> None:
@@ -386,6 +392,52 @@ def test_a_backfill_that_pauses_for_less_than_the_idle_timeout_has_no_late_recor
         read.now_ms += 29_000
         broker.records[ZERO].append(Record(number, 1_000 + number))
         broker.ends[ZERO] = number + 1
+
+
+def test_idle_partitions_hold_up_no_other() -> None:
+    """None is polled, nor has a client of its own: their ends are asked for together."""
+    broker = FakeBroker(**{f"p{n}": 0 for n in range(50)})
+    reader = reader_of(broker)
+    ranges = [ReadRange((Part("t", n, 0, UNBOUNDED, 0),)) for n in range(50)]
+    for todo in ranges:
+        assert Call(reader, todo).finish().residual == todo
+    (looks,) = broker.opened
+    before = len(looks.asked)
+    broker.records[ZERO].append(Record(0, 1_000))
+    broker.ends[ZERO] = 1
+    found = [offset for todo in ranges for offset in Call(reader, todo).finish().offsets]
+    assert found == [0]
+    assert all(len(names) == 50 for names in looks.asked[before:])
+    assert [consumer.assignments for consumer in broker.opened] == [0, 1]
+    assert looks.assignments == 0
+    reader.teardown()
+    assert broker.open_now == 0
+
+
+def test_one_answer_of_the_broker_is_for_all_idle_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdf, "IDLE_DELAY_S", 60)
+    broker = FakeBroker(p0=0, p1=0, p2=0)
+    reader = reader_of(broker)
+    ranges = [ReadRange((Part("t", n, 0, UNBOUNDED, 0),)) for n in range(3)]
+    for todo in ranges:
+        Call(reader, todo).finish()
+    for todo in ranges[:2]:
+        Call(reader, todo).finish()
+    (looks,) = broker.opened
+    assert [len(names) for names in looks.asked] == [1, 2, 3]
+
+
+def test_the_watermark_does_not_pass_an_open_transaction() -> None:
+    broker = FakeBroker(p0=5)
+    broker.log_ends = {ZERO: 6}
+    read = Clocked(broker, properties={"isolation.level": "read_committed"})
+    before = read.call()
+    read.now_ms += 60_000
+    assert read.call() == before
+    broker.log_ends[ZERO] = 5  # it was aborted
+    assert read.call() == before
+    read.now_ms += 30_000
+    assert read.call() == read.now_ms - 32_000
 
 
 def test_an_empty_partition_reports_no_backlog() -> None:
