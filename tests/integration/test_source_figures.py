@@ -11,10 +11,14 @@ from beam_k8s import ReadFromKafka
 from beam_k8s.autoscaler.model import Memory, Rescale
 from beam_k8s.flink_conf import PROMETHEUS
 from beam_k8s.launcher import flink_rest, watch
-from tests.cluster.exact import PARTITIONS, UNCLOSED, ExactJob, SlowCount
+from tests.cluster.exact import PARTITIONS, UNCLOSED, Count, ExactJob, Producer, SlowCount
 from tests.cluster.kafka import free_ports
+from tests.waiting import await_that
 
 pytestmark = UNCLOSED
+
+AGE = 4
+"""Seconds that a backlog may be old: the reader asks for the ends every 2 s, and Flink for the reader's figures."""
 
 RECORDS = 20_000
 SIZE = 2001
@@ -89,7 +93,8 @@ def test_a_source_tells_its_topic_its_partitions_and_what_is_left_to_read(broker
             assert result.wait_until_finish(duration=200) is None
             said += capsys.readouterr().err
         assert "warning: Read/Source" in said
-        assert flink_rest.sources(result.job.flink(), result.job.job_id)[0].stalled_seconds >= 6
+        # In whole seconds, and as Flink knew it half a second ago.
+        await_that(lambda: flink_rest.sources(result.job.flink(), result.job.job_id)[0].stalled_seconds >= 6)
     finally:
         stuck.unlink(missing_ok=True)
         result.cancel()
@@ -132,3 +137,63 @@ def widest(job):
     """Parallelism of the widest vertex of those that run."""
     found = flink_rest.vertices(job.job.flink(), job.job.job_id)
     return max((vertex.parallelism for vertex in found if vertex.status == "RUNNING"), default=0)
+
+
+class Gated(Count):
+    """Counts 50 records a second at most, until a file is there."""
+
+    def __init__(self, gate):
+        self._gate = gate
+
+    def process(self, element, seen=Count.SEEN_PARAM):
+        if not self._gate.exists():
+            time.sleep(0.02)
+        yield from super().process(element, seen)
+
+
+def records_read(flink, job_id, topic):
+    """That the source has emitted, by the connector's own figures."""
+    (source,) = (each for each in flink_rest.vertices(flink, job_id) if "Source" in each.name)
+    metrics = f"/jobs/{job_id}/vertices/{source.id}/subtasks/metrics"
+    offset = re.compile(rf"{topic}\.partition\.\d+\.currentOffset$")
+    ids = [each["id"] for each in flink.get(metrics) if offset.search(each["id"])]
+    return sum(int(each["max"]) + 1 for each in flink.get(f"{metrics}?get={','.join(ids)}")) if ids else 0
+
+
+def test_the_backlog_under_load_is_the_brokers_of_seconds_ago_and_idle_it_is_none(broker, topic, tmp_path, monkeypatch):
+    """Whatever was written and read around a look, the backlog that it is told lies between these bounds."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    source, sink = topic(PARTITIONS, label="source"), topic(1, label="sink")
+    flags = ["--k8s_task_slots=1", "--k8s_flink_conf=metrics.fetcher.update-interval=500"]
+    job = ExactJob(broker, source, sink, tmp_path / "storage", *flags, step=Gated(tmp_path / "gate"))
+    looks = []
+
+    def look():
+        """When, the backlog that is told, and the records that were written and read just before."""
+        flink, job_id = job.job.flink(), job.job.job_id
+        at, written = time.monotonic(), sum(broker.end_offsets(source).values())
+        read = records_read(flink, job_id, source)
+        told = flink_rest.sources(flink, job_id)
+        looks.append((at, told[0].backlog if told else None, written, read))
+        return looks[-1]
+
+    try:
+        job.await_parallelism(1)
+        job.await_that(lambda: look()[1] == 0)
+        producer = Producer(broker, source, rate=300)
+        try:
+            job.await_that(lambda: (look()[1] or 0) > 2000)
+        finally:
+            produced = producer.stop()
+            (tmp_path / "gate").touch()
+        job.await_output(produced)
+        job.await_that(lambda: look()[1] == 0)
+    finally:
+        job.result.cancel()
+    assert looks[-1][2:] == (produced, produced)
+    under_load = [(at, told) for at, told, *_ in looks if told]
+    assert len({told for _, told in under_load}) > 5
+    for at, told in under_load:
+        _, _, written_before, read_before = [looks[0], *(each for each in looks if each[0] < at - AGE)][-1]
+        _, _, written_after, read_after = [*(each for each in looks if each[0] > at + AGE), looks[-1]][0]
+        assert written_before - read_after <= told <= written_after - read_before, (at, looks)

@@ -22,7 +22,8 @@ public final class FetchLog {
   private final AtomicBoolean question = new AtomicBoolean();
   private volatile Runnable onQuestion = () -> {};
   private volatile Map<TopicPartition, Position> last = Map.of();
-  private long lastEmitted;
+  private volatile long lastEmitted;
+  private boolean wakeUp;
   private long askedAt = Long.MIN_VALUE / 2;
 
   /**
@@ -48,9 +49,46 @@ public final class FetchLog {
         lastFetched.incrementAndGet(), clock.relativeTimeMillis(), positions, confirmed, lost);
   }
 
-  /** In any thread: the positions after the last batch, though it may not be emitted. */
+  /**
+   * In any thread: the positions after the last batch, though it may not be emitted, with the ends
+   * that were heard of since.
+   */
   Map<TopicPartition, Position> lastFetched() {
     return last;
+  }
+
+  /** In the fetcher thread: where partitions end now, while no batch is fetched. */
+  public void ended(Map<TopicPartition, Position> positions) {
+    last = positions;
+  }
+
+  /**
+   * In the fetcher thread: waits until fewer than {@code most} batches are fetched and not emitted,
+   * or until {@link #wakeUp}.
+   *
+   * @return false: neither, and it is the time of {@link System#nanoTime} that was given
+   */
+  public synchronized boolean awaitRoom(int most, long until) {
+    while (!wakeUp && lastFetched.get() - lastEmitted >= most) {
+      long left = (until - System.nanoTime()) / 1_000_000;
+      if (left <= 0) {
+        return false;
+      }
+      try {
+        wait(left);
+      } catch (InterruptedException e) {
+        Thread.currentThread().interrupt(); // the next poll is told so
+        return true;
+      }
+    }
+    wakeUp = false;
+    return true;
+  }
+
+  /** In any thread. */
+  public synchronized void wakeUp() {
+    wakeUp = true;
+    notifyAll();
   }
 
   /** {@code onQuestion} makes the fetcher thread fetch at once, and is called in another one. */
@@ -75,7 +113,10 @@ public final class FetchLog {
 
   /** In the task thread: all records of the entry's batch were emitted. */
   public void emitted(Entry entry) {
-    lastEmitted = entry.number;
+    synchronized (this) {
+      lastEmitted = entry.number;
+      notifyAll();
+    }
     onEmitted.accept(entry);
   }
 

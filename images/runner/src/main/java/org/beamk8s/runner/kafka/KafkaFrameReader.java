@@ -204,23 +204,25 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
 
   private PartitionBacklog backlog(ReadFrame.Segment segment) {
     Position position = positions.get(segment.partition);
-    long left = PartitionBacklog.UNKNOWN;
+    long next = segment.nextOffset();
+    long end = Position.END_UNKNOWN;
     if (finished.contains(segment.partition)) {
-      left = 0; // a bounded read wants nothing beyond its end
+      next = end = Long.MAX_VALUE; // a bounded read wants nothing beyond its end
     } else if (position != null) {
       // A last record before markers or compacted records: those are no backlog.
-      left = position.backlog(Math.max(segment.nextOffset(), position.next));
+      next = Math.max(next, position.next);
+      end = position.end;
     }
     if (segment.records() > 0) {
       stalled.read(segment.partition, clock.relativeTimeMillis());
     }
     PartitionBacklog backlog = backlogs.computeIfAbsent(segment.partition, this::newBacklog);
-    backlog.add(left, segment.records(), segment.bytes(), clock.relativeTimeMillis());
+    backlog.add(next, end, segment.records(), segment.bytes(), clock.relativeTimeMillis());
     return backlog;
   }
 
   private PartitionBacklog newBacklog(TopicPartition partition) {
-    PartitionBacklog backlog = new PartitionBacklog();
+    PartitionBacklog backlog = new PartitionBacklog(() -> lastEnd(partition));
     if (backlogs.size() < MOST_WITH_METRICS) {
       backlog.register(
           context
@@ -230,6 +232,11 @@ final class KafkaFrameReader implements SourceReader<WindowedValue<byte[]>, Kafk
               .addGroup("partition", Integer.toString(partition.partition())));
     }
     return backlog;
+  }
+
+  private long lastEnd(TopicPartition partition) {
+    Position fetched = log.lastFetched().get(partition);
+    return fetched == null ? Position.END_UNKNOWN : fetched.end;
   }
 
   /** Of all partitions, those that were fetched but not emitted among them; -1 = not known yet. */

@@ -1,5 +1,6 @@
 package org.beamk8s.runner.kafka;
 
+import java.util.function.LongSupplier;
 import org.apache.flink.metrics.MetricGroup;
 
 /**
@@ -14,48 +15,66 @@ final class PartitionBacklog {
   private static final double SMOOTHED_READS = 8;
   private static final double SMOOTHED_MS = 30_000;
 
-  // Written by the reader, shown by the threads that report metrics.
-  private volatile long records = UNKNOWN;
-  private volatile long bytes = UNKNOWN;
-  private volatile long millis = UNKNOWN;
+  private final LongSupplier newerEnd;
 
-  private double size = Double.NaN;
+  // Written by the reader, shown by the threads that report metrics.
+  private volatile long next;
+  private volatile long end = UNKNOWN;
+  private volatile double size = Double.NaN;
+  private volatile double millisEach = Double.NaN;
+
+  private boolean hadBacklog;
   private long at = Long.MIN_VALUE;
   private double read;
   private double passed;
 
-  /** {@code count} records of so many bytes were read until now, and so many are left. */
-  void add(long left, int count, long countBytes, long nowMs) {
+  /**
+   * {@code newerEnd} is the end of the partition as it was last heard of, maybe since the reader was
+   * here: a step may keep it waiting for long while records are written. Or unknown.
+   */
+  PartitionBacklog(LongSupplier newerEnd) {
+    this.newerEnd = newerEnd;
+  }
+
+  /**
+   * {@code count} records of so many bytes were read until now, {@code next} is the next to be read,
+   * and the partition's end was there at least, or is unknown.
+   */
+  void add(long next, long end, int count, long countBytes, long nowMs) {
     if (count > 0) {
       double mean = (double) countBytes / count;
       size = Double.isNaN(size) ? mean : size + (mean - size) / SMOOTHED_READS;
     }
-    if (records > 0 && at != Long.MIN_VALUE) {
+    if (hadBacklog && at != Long.MIN_VALUE) {
       double kept = Math.exp((at - nowMs) / SMOOTHED_MS);
       read = read * kept + count;
       passed = passed * kept + nowMs - at;
+      millisEach = read == 0 ? Double.NaN : passed / read;
     }
     at = nowMs;
-    records = left;
-    if (left == 0 || left == UNKNOWN) {
-      bytes = left;
-      millis = left;
-    } else {
-      bytes = Double.isNaN(size) ? UNKNOWN : Math.round(left * size);
-      millis = read == 0 ? UNKNOWN : Math.round(left * passed / read);
-    }
+    this.next = next;
+    this.end = end;
+    hadBacklog = records() > 0;
   }
 
   long records() {
-    return records;
+    return end == UNKNOWN ? UNKNOWN : Math.max(0, Math.max(end, newerEnd.getAsLong()) - next);
   }
 
   long bytes() {
-    return bytes;
+    return times(size);
   }
 
   long millis() {
-    return millis;
+    return times(millisEach);
+  }
+
+  private long times(double each) {
+    long left = records();
+    if (left <= 0) {
+      return left;
+    }
+    return Double.isNaN(each) ? UNKNOWN : Math.round(left * each);
   }
 
   /** As metrics of a partition, beside the connector's offsets. */
@@ -67,6 +86,7 @@ final class PartitionBacklog {
 
   /** Rounded up; -1 = unknown. */
   long seconds() {
+    long millis = millis();
     return millis == UNKNOWN ? UNKNOWN : (millis + 999) / 1000;
   }
 }

@@ -27,8 +27,8 @@ public class FramesTest {
 
   /** After a record of two bytes. */
   private static PartitionBacklog backlog(long left) {
-    PartitionBacklog backlog = new PartitionBacklog();
-    backlog.add(left, 1, 2, 0);
+    PartitionBacklog backlog = new PartitionBacklog(() -> PartitionBacklog.UNKNOWN);
+    backlog.add(0, left, 1, 2, 0);
     return backlog;
   }
 

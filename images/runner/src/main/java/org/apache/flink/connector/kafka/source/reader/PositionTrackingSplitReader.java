@@ -14,6 +14,7 @@ import java.util.stream.Collectors;
 import org.apache.flink.api.connector.source.SourceReaderContext;
 import org.apache.flink.connector.base.source.reader.RecordsBySplits;
 import org.apache.flink.connector.base.source.reader.RecordsWithSplitIds;
+import org.apache.flink.connector.base.source.reader.SourceReaderOptions;
 import org.apache.flink.connector.base.source.reader.splitreader.SplitsChange;
 import org.apache.flink.connector.kafka.source.metrics.KafkaSourceReaderMetrics;
 import org.apache.flink.connector.kafka.source.split.KafkaPartitionSplit;
@@ -59,6 +60,13 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
   /** Meanwhile no partition of this reader is read on. */
   private static final Duration ANSWER_TIMEOUT = Duration.ofSeconds(1);
 
+  /** Batches that the task may have: one of its own, the others wait in its queue. */
+  private static final int MOST_AHEAD =
+      1 + SourceReaderOptions.ELEMENT_QUEUE_CAPACITY.defaultValue();
+
+  /** How old what is known of the ends may be where the task has no room for another batch. */
+  private static final long MOST_AGE_OF_ENDS_MS = 2000;
+
   /** For the last offsets of a bounded read. */
   static final Duration COMMIT_TIMEOUT = Duration.ofSeconds(30);
 
@@ -78,6 +86,11 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
 
   /** What the broker answered, or did not, and where the reader stood then and still stands. */
   private final Map<TopicPartition, Position> answers = new HashMap<>();
+
+  /** Where partitions ended when they were last asked for all: fetches may be older than that. */
+  private Map<TopicPartition, Long> ends = Map.of();
+
+  private long endsAt = System.nanoTime();
 
   /** Records that were deleted before they were read, since the last batch. */
   private final Map<TopicPartition, Long> lost = new HashMap<>();
@@ -198,6 +211,7 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
       announceAssignment = false;
       records = none();
     } else {
+      awaitRoom();
       records = fetchOrPass();
     }
     Map<TopicPartition, Position> positions = positions();
@@ -215,6 +229,32 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
     FetchLog.Entry entry = log.fetched(positions, ask, Map.copyOf(lost));
     lost.clear();
     return new Batch(records, entry, log);
+  }
+
+  /**
+   * Flink would let another batch be polled and wait with it, for as long as the task's step takes,
+   * and nobody would know meanwhile what is written.
+   */
+  private void awaitRoom() {
+    KafkaConsumer<?, ?> consumer = consumer();
+    while (!log.awaitRoom(MOST_AHEAD, endsAt + MOST_AGE_OF_ENDS_MS * 1_000_000)) {
+      try {
+        ends = consumer.endOffsets(consumer.assignment(), ANSWER_TIMEOUT);
+        log.ended(positions());
+      } catch (TimeoutException e) {
+        // What was heard last is the best that is known.
+      } catch (WakeupException e) {
+        consumer.wakeup(); // meant for the next poll
+        return;
+      }
+      endsAt = System.nanoTime();
+    }
+  }
+
+  @Override
+  public void wakeUp() {
+    super.wakeUp();
+    log.wakeUp();
   }
 
   /** A reader that moved on was answered a fetch, which tells the end as well. */
@@ -303,7 +343,9 @@ public final class PositionTrackingSplitReader extends KafkaPartitionSplitReader
 
   private long end(TopicPartition partition, long position) {
     OptionalLong lag = consumer().currentLag(partition);
-    return lag.isPresent() ? position + lag.getAsLong() : Position.END_UNKNOWN;
+    return lag.isPresent()
+        ? Math.max(position + lag.getAsLong(), ends.getOrDefault(partition, 0L))
+        : Position.END_UNKNOWN;
   }
 
   private static final class Batch implements RecordsWithSplitIds<ConsumerRecord<byte[], byte[]>> {
