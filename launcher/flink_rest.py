@@ -35,7 +35,7 @@ __all__ = [
     "Vertex",
     "accumulators",
     "checkpoints",
-    "container_cpu_seconds",
+    "container_cpu",
     "exceptions",
     "has_ended",
     "progress",
@@ -389,26 +389,31 @@ def _positions(flink: FlinkReads, path: str, source: str, attempts: Mapping[int,
     ]
 
 
-_CONTAINER_CPU = re.compile(r"^(\d+)\..*\.containerCpuSeconds$")
+_CONTAINER_CPU = re.compile(r"^(\d+)\..*\.containerCpu(Seconds|ReadAt)$")
 
 
-def container_cpu_seconds(flink: FlinkReads, job_id: str) -> dict[str, float]:
-    """TaskManager -> CPU time that its container has used since its start, as subtasks in it tell; they all tell the
-    same.
+def container_cpu(flink: FlinkReads, job_id: str) -> dict[str, tuple[float, float]]:
+    """TaskManager -> when its figures were read, and the CPU time that its container had used then since its start.
+
+    Both in seconds, by a clock of the TaskManager's own; as subtasks in it tell, which all tell the same. Flink reads
+    anew every ``metrics.fetcher.update-interval``.
     """
-    found: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
     for vertex in sorted(vertices(flink, job_id), key=lambda each: -each.parallelism):
         path = f"/jobs/{job_id}/vertices/{vertex.id}"
         where = {each["subtask"]: each["taskmanager-id"] for each in flink.get(path)["subtasks"]}
         missing = {subtask for subtask, worker in where.items() if worker not in found}
         if vertex.status != "RUNNING" or not missing:
             continue
-        names: dict[int, str] = {}
+        names: dict[tuple[int, str], str] = {}
         for each in flink.get(f"{path}/metrics"):
             if (match := _CONTAINER_CPU.match(each["id"])) and int(match[1]) in missing:
-                names[int(match[1])] = each["id"]
-        for name, value in _values(flink, f"{path}/metrics", names.values()).items():
-            found[where[int(name.partition(".")[0])]] = value
+                names[int(match[1]), match[2]] = each["id"]
+        values = _values(flink, f"{path}/metrics", names.values())
+        for subtask in missing:
+            at, used = (values.get(names.get((subtask, name), "")) for name in ("ReadAt", "Seconds"))
+            if at is not None and used is not None:
+                found[where[subtask]] = at, used
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from typing import TYPE_CHECKING
 
 from beam_k8s.autoscaler.model import Memory
@@ -57,19 +56,24 @@ class KubernetesWorkers:
         self._identity, self._held = identity, held
         self._lease: Lease | None = None
         self._loaded = False
-        self._at = math.nan
-        self._used: dict[str, float] = {}
+        self._read: dict[str, tuple[float, float]] = {}
+        self._cpus: dict[str, float] = {}
 
     def look(self) -> WorkerFigures:
         """See Workers."""
         status = self._service.get_status_of_job_by_name(self._namespace, self._name)
         flink = self._flink() if status.flink_state == "RUNNING" else None
-        used = {} if flink is None else flink_rest.container_cpu_seconds(flink, status.flink_job_id)
-        now, both = time.monotonic(), used.keys() & self._used.keys()
-        spent = sum(used[worker] - self._used[worker] for worker in both)
-        cpu = spent / (now - self._at) / status.worker_cpu / len(both) if both else math.nan
-        self._at, self._used = now, used
+        read = {} if flink is None else flink_rest.container_cpu(flink, status.flink_job_id)
+        self._cpus = {worker: self._cpu(worker, *now) for worker, now in read.items()}
+        self._read = read
+        known = [cpu for cpu in self._cpus.values() if not math.isnan(cpu)]
+        cpu = sum(known) / len(known) / status.worker_cpu if known else math.nan
         return WorkerFigures(status.workers, cpu, self._service.room_for_workers(self._namespace, self._name))
+
+    def _cpu(self, worker: str, at: float, used: float) -> float:
+        """CPUs that a worker has used of late; NaN: not known yet."""
+        before, used_before = self._read.get(worker, (at, used))
+        return (used - used_before) / (at - before) if at > before else self._cpus.get(worker, math.nan)
 
     def load(self) -> Memory:
         """See Workers."""

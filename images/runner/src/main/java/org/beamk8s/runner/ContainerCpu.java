@@ -15,6 +15,12 @@ public final class ContainerCpu implements Gauge<Double> {
   /** Name of the metric, in seconds since the container's start; NaN where nobody tells it. */
   public static final String METRIC = "containerCpuSeconds";
 
+  /**
+   * Name of another, the time [s] at which Flink asked for both: who asks Flink is told of figures
+   * that are up to {@code metrics.fetcher.update-interval} old.
+   */
+  public static final String READ_AT = "containerCpuReadAt";
+
   private static final Path ROOT = Path.of("/sys/fs/cgroup");
   private static final String VERSION_2 = "usage_usec ";
 
@@ -24,9 +30,10 @@ public final class ContainerCpu implements Gauge<Double> {
     this.root = root;
   }
 
-  /** Tells it in a metric group. */
+  /** Tells both in a metric group. */
   public static void register(MetricGroup group) {
     group.gauge(METRIC, new ContainerCpu(ROOT));
+    group.gauge(READ_AT, () -> System.nanoTime() / 1e9);
   }
 
   @Override
