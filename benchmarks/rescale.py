@@ -18,7 +18,6 @@ import statistics
 import tempfile
 import textwrap
 import time
-import uuid
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,13 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from beam_k8s.errors import FlinkError, KubernetesError
 from beam_k8s.launcher import flink_rest
 from beam_k8s.launcher.kube import DEPLOYMENTS
+from benchmarks.cluster import cluster_user
 from benchmarks.report import Report, arguments
-from tests.cluster import runtime
-from tests.cluster.kafka import KafkaBroker
-from tests.cluster.kube import HOST, KubeCluster
-from tests.cluster.registry import ImageRegistry
-from tests.cluster.submit import Submitter
-from tests.conftest import Tenant
 from tests.e2e.test_kubernetes import EXACT, Exact
 
 if TYPE_CHECKING:
@@ -60,22 +54,13 @@ class Change(NamedTuple):
 @contextmanager
 def running_job() -> Iterator[Exact]:
     """The job with its cluster, registry, broker and producer."""
-    name = f"rescale-{uuid.uuid4().hex[:8]}"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-k8s-bench-")))
-        cluster = stack.enter_context(KubeCluster())
-        registry = stack.enter_context(ImageRegistry(folder / "registry", address=HOST))
-        cluster.pull_from(registry.host)
         properties = {"log.message.timestamp.type": "LogAppendTime"}
-        broker = stack.enter_context(KafkaBroker(folder / "kafka", address=HOST, properties=properties))
-        image = str(runtime.push(registry.host, "runtime"))
-        tenant = Tenant(name, cluster.tenant(name))
-        stack.callback(cluster.remove_tenant, name)
-        submitter = Submitter(cluster, tenant, image, folder)
-        stack.callback(submitter.close)
+        user, broker = stack.enter_context(cluster_user(folder, properties))
         script = folder / "my_pipeline.py"
         script.write_text(textwrap.dedent(EXACT))
-        job = Exact(submitter, broker, script, name)
+        job = Exact(user, broker, script, "rescale")
         stack.callback(job.flink.close)
         stack.callback(job.producer.stop)
         job.start("--guarantee=at_least_once")

@@ -77,12 +77,17 @@ class Producer:
         while not self._stop.is_set():
             now = time.monotonic()
             due, before = due + (now - before) * self.rate, now
-            for i in range(self.produced, int(due)):
-                producer.send(self._topic, key=b"key-%d" % (i % KEYS), value=b"%d" % i, partition=i % KEYS % PARTITIONS)
-                self.produced = i + 1
+            for number in range(self.produced, int(due)):
+                producer.send(**self.record(number))
+                self.produced = number + 1
             self._stop.wait(0.05)
         producer.flush()
         producer.close()
+
+    def record(self, number: int) -> dict[str, Any]:
+        """What is sent as record ``number``, each once and in order: the arguments of ``KafkaProducer.send``."""
+        key = number % KEYS
+        return {"topic": self._topic, "key": b"key-%d" % key, "value": b"%d" % number, "partition": key % PARTITIONS}
 
     def stop(self) -> int:
         """Stop; the number of records written."""
