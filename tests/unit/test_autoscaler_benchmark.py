@@ -1,10 +1,13 @@
 """What the benchmark of the autoscaler makes of its inputs and scores, and that its plan in hindsight is worth one."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from beam_k8s.autoscaler.model import Observation
+from benchmarks import autoscaler_job
 from benchmarks.autoscaler import traces
 from benchmarks.autoscaler.__main__ import _ORACLE, dominating, over_oracle
 from benchmarks.autoscaler.contenders import PRODUCT
@@ -96,3 +99,22 @@ def test_of_five_jobs_one_waits_and_its_cpu_is_low_though_it_is_busy():
     seen = [plant.seen(i, 150) for i in range(5)]
     assert all(each.busy > 0.95 for each in seen)
     assert [each.cpu < 0.3 for each in seen] == [False, False, True, False, False]
+
+
+def test_the_backlog_time_of_a_real_job_is_the_age_of_the_oldest_record_that_is_not_read():
+    run = autoscaler_job.Run("ours", begin=1000)
+
+    def look(second, end, position=None):
+        positions = {} if position is None else {"t-0": position}
+        return run.note(Observation(1000 + second, 2, 2, 0.0, frozenset(), {}, positions, {"t-0": end}, cpu=0.5))
+
+    assert math.isnan(look(0, 0))
+    assert look(10, 100, 100) == 0
+    assert look(20, 200, 150) == 5
+    assert look(30, 300) == 15  # it restarts
+    assert look(50, 500) == 35
+    assert look(60, 500, 500) == 0
+    assert run.minutes_over * 60 == pytest.approx(10)
+    assert run.worker_minutes * 60 == pytest.approx(2 * 50)
+    trace = [(0, 50), (10, 50), (20, 250)]
+    assert [autoscaler_job.rate_at(trace, second) for second in (0, 15, 20, 30)] == [50, 150, 250, 250]
