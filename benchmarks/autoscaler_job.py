@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from beam_k8s.launcher.target import Workers
 
 data, flights = example_module("data"), example_module("pipeline")
-cloudpickle.register_pickle_by_value(flights)  # no worker could import it: its folder is no package
 
 TRACE = [(0, 50), (30, 50), (75, 260), (150, 260), (180, 60), (300, 60)]
 """Second, records a second; a straight line between two. A day with its rush hour, in minutes."""
@@ -288,6 +287,7 @@ def run(name: str, place: Place, tables: Any, trace: list[tuple[float, float]]) 
     pipeline = beam.Pipeline(options=PipelineOptions(["--streaming", *flags(f"flights-{name}"), *own]))
     servers = {"bootstrap.servers": broker.bootstrap_servers}
     topics = dict(zip(_ARGUMENTS, names.values(), strict=True))
+    cloudpickle.register_pickle_by_value(flights)  # no worker could import it: its folder is no package
     flights.build(pipeline, servers | {"auto.offset.reset": "earliest"}, servers, **topics)
     producer = Flights(broker, tables, names)
     result = None

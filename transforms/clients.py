@@ -14,7 +14,7 @@ from beam_k8s.errors import KafkaError
 from beam_k8s.kafka_properties import client_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = [
     "Consumer",
@@ -216,11 +216,18 @@ class _KafkaPythonConsumer:
 
     def beginning_offsets(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         with self._errors("asking for first offsets"):
-            return _ours(self._consumer.beginning_offsets(self._names(of)))
+            return self._of_all(self._consumer.beginning_offsets, of)
 
     def end_offsets(self, of: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         with self._errors("asking for end offsets"):
-            return _ours(self._consumer.end_offsets(self._names(of)))
+            return self._of_all(self._consumer.end_offsets, of)
+
+    def _of_all(self, ask: Callable[[list[Any]], Any], of: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        while True:
+            try:
+                return _ours(ask(self._names(of)))
+            except KeyError as unknown:  # a partition just made: kafka-python asks for the others, and has no answer
+                ask(list(unknown.args))  # asked for alone, it is looked for
 
     def offsets_at(self, of: Sequence[TopicPartition], timestamp_ms: int) -> Mapping[TopicPartition, int | None]:
         with self._errors("asking for offsets of a time"):

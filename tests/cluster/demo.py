@@ -40,6 +40,8 @@ def example_module(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"flights_{name}", EXAMPLE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
+    if spec.name in sys.modules:  # a second one would make pickles of the first's functions hold copies of them
+        return sys.modules[spec.name]
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

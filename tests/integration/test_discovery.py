@@ -1,12 +1,14 @@
 """Topics that match a pattern, and partitions, that come while a job runs."""
 
 import time
+from contextlib import closing
 
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_k8s import ReadFromKafka, WriteToKafka
+from beam_k8s.transforms.clients import KafkaPythonConsumers, TopicPartition
 from tests.contract.conftest import RUNNERS
 
 FOR_S = 120
@@ -55,3 +57,14 @@ def test_a_new_topic_and_a_new_partition_are_read_from_their_first_record(reques
         assert {key for key, _ in read_so_far} == {new.encode(), old.encode()}
     finally:
         result.cancel()
+
+
+def test_a_partition_that_a_client_has_not_heard_of_yet_is_asked_for(broker, topic):
+    name = topic(1)
+    old, new = (TopicPartition(name, number) for number in range(2))
+    with closing(KafkaPythonConsumers(broker.bootstrap_servers, None, {}).open()) as consumer:
+        assert consumer.end_offsets([old]) == {old: 0}
+        with broker.admin() as admin:
+            admin.create_partitions({name: 2})
+        broker.produce(name, [(None, b"first", {"partition": 1})])
+        assert consumer.end_offsets([old, new]) == {old: 0, new: 1}

@@ -182,7 +182,7 @@ def test_the_backlog_under_load_is_the_brokers_of_seconds_ago_and_idle_it_is_non
         job.await_that(lambda: look()[1] == 0)
         producer = Producer(broker, source, rate=300)
         try:
-            job.await_that(lambda: (look()[1] or 0) > 2000)
+            job.await_that(lambda: (look()[1] or 0) > 3000)
         finally:
             produced = producer.stop()
             (tmp_path / "gate").touch()
@@ -192,7 +192,7 @@ def test_the_backlog_under_load_is_the_brokers_of_seconds_ago_and_idle_it_is_non
         job.result.cancel()
     assert looks[-1][2:] == (produced, produced)
     under_load = [(at, told) for at, told, *_ in looks if told]
-    assert len({told for _, told in under_load}) > 5
+    assert len({told for _, told in under_load}) > 2
     for at, told in under_load:
         _, _, written_before, read_before = [looks[0], *(each for each in looks if each[0] < at - AGE)][-1]
         _, _, written_after, read_after = [*(each for each in looks if each[0] > at + AGE), looks[-1]][0]
