@@ -116,9 +116,8 @@ class KubernetesOperatorService:
         self._caches: dict[str, JobCache] | None = {} if cache else None
         self._lock = threading.Lock()
         """Of the dictionary."""
-        self._quotas: dict[str, tuple[float, list[dict[str, Any]]]] = {}
-        self._autoscalers: dict[str, tuple[float, list[dict[str, Any]]]] = {}
-        """By namespace: when they were read, and they."""
+        self._lists: dict[tuple[Kind, str], tuple[float, list[dict[str, Any]]]] = {}
+        """By kind and namespace: when the objects were read, and they."""
 
     def __enter__(self) -> Self:
         return self
@@ -317,13 +316,7 @@ class KubernetesOperatorService:
         Raises:
             NotFound: there is no such job.
         """
-        read, quotas = self._quotas.get(namespace, (-math.inf, []))
-        if time.monotonic() - read > _QUOTA_SECONDS:
-            try:
-                quotas, _ = self._kube.find(QUOTAS, namespace)
-            except Forbidden:
-                quotas = []
-            self._quotas[namespace] = time.monotonic(), quotas
+        quotas = self._found(QUOTAS, namespace, _QUOTA_SECONDS)
         return room_for_workers(self._get(namespace, name), quotas) if quotas else None
 
     def horizontal_autoscaler(self, namespace: str, name: str) -> str:
@@ -332,14 +325,19 @@ class KubernetesOperatorService:
         Returns:
             empty: none, or nobody may look at them.
         """
-        read, found = self._autoscalers.get(namespace, (-math.inf, []))
-        if time.monotonic() - read > _AUTOSCALERS_SECONDS:
-            try:
-                found, _ = self._kube.find(AUTOSCALERS, namespace)
-            except Forbidden:
-                found = []
-            self._autoscalers[namespace] = time.monotonic(), found
+        found = self._found(AUTOSCALERS, namespace, _AUTOSCALERS_SECONDS)
         return next((each["metadata"]["name"] for each in found if scaled_by(each) == name), "")
+
+    def _found(self, kind: Kind, namespace: str, seconds: float) -> list[dict[str, Any]]:
+        """A namespace's objects, read anew when that was so long ago; none if nobody may look at them."""
+        read, objects = self._lists.get((kind, namespace), (-math.inf, []))
+        if time.monotonic() - read > seconds:
+            try:
+                objects, _ = self._kube.find(kind, namespace)
+            except Forbidden:
+                objects = []
+            self._lists[kind, namespace] = time.monotonic(), objects
+        return objects
 
     def rescale(self, namespace: str, name: str, current: int, target: int, notes: Mapping[str, str]) -> None:
         """Run a job on another number of TaskManagers and keep annotations, both or neither; returns at once.

@@ -590,8 +590,10 @@ class Unpack(beam.DoFn):
             DecodeError: none were asked for.
         """
         letters: list[Any] = []
+        kept: list[int] = []
         for index, time_ms in enumerate(segment.timestamps):
             if are_event_times([time_ms]):
+                kept.append(index)
                 continue
             what = "no time" if time_ms == NO_TIME else f"the time {time_ms} ms, beyond what Beam can hold"
             if not (self._dead_letters and segment.offsets):
@@ -604,7 +606,6 @@ class Unpack(beam.DoFn):
             letters.append(
                 self._dead_letter(segment, index, f"timestamp_policy: it has {what}", time.time_ns() // 1000)
             )
-        kept = [index for index, time_ms in enumerate(segment.timestamps) if are_event_times([time_ms])]
         return letters, segment._replace(
             timestamps=[segment.timestamps[n] for n in kept],
             records=[segment.records[n] for n in kept],
